@@ -1,0 +1,1 @@
+"""The embedding cache: plan, shards, manifest, tensor snapshots."""

@@ -1,0 +1,1 @@
+"""Data sets: readers of captioned recordings, and the generated soundscapes."""

@@ -1,0 +1,1 @@
+"""Encoders: recordings and captions to embeddings, behind two protocols."""

@@ -1,0 +1,1 @@
+"""Projection heads: embeddings to the joint space."""

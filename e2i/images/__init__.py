@@ -1,0 +1,1 @@
+"""Pseudo-images: embeddings folded into RGB images and back."""

@@ -1,0 +1,1 @@
+"""Retrieval: ranks, metrics and their intervals."""
