@@ -1,0 +1,101 @@
+# e2i: `make demo` shows the whole way, `make test` runs the tests. Both set everything up first.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Where Clotho lives, as in the original; override on the command line.
+DATA_ROOT ?= ~/data/CLOTHO_v2.1
+METADATA ?= $(DATA_ROOT)/clotho_csv_files/clotho_captions_development.csv
+CACHE_DIR ?= $(DATA_ROOT)/embeddings/development
+
+# The store that the deployments write to, and the Prefect server they are registered with.
+STORE_URL ?= $(CURDIR)/store
+DEMO_STORE_URL ?= $(CURDIR)/demo
+PREFECT_PORT ?= 4200
+PREFECT_API_URL ?= http://127.0.0.1:$(PREFECT_PORT)/api
+PREFECT := PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint types imports check drills cache-embeddings \
+        cache-images train-projection eval-projection server stop-server deploy worker clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+
+$(BIN)/uv:
+	@echo "Making the environment $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "e2i needs Python 3.11 or later: got $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# uv is quick; where it cannot reach the packages (another index in pip's settings), pip does it.
+define install
+	@echo "Installing $(1) (once; a few minutes on a slow line)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(1) || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+endef
+
+$(VENV)/.installed-runtime: requirements/runtime.txt pyproject.toml | $(BIN)/uv
+	$(call install,requirements/runtime.txt)
+
+$(VENV)/.installed-dev: requirements/dev.txt pyproject.toml | $(BIN)/uv
+	$(call install,requirements/dev.txt)
+	@touch $(VENV)/.installed-runtime
+
+setup: $(VENV)/.installed-runtime  ## The environment, for users
+setup-dev: $(VENV)/.installed-dev  ## The environment, with what tests need
+
+demo: setup  ## The full pipeline on generated recordings, offline (DEMO_ARGS)
+	@$(BIN)/e2i demo --store-url $(DEMO_STORE_URL) $(DEMO_ARGS)
+
+cache-embeddings: setup  ## Embed METADATA into CACHE_DIR (CACHE_ARGS)
+	@$(BIN)/e2i cache-embeddings --metadata $(METADATA) --cache-dir $(CACHE_DIR) $(CACHE_ARGS)
+
+cache-images: setup  ## Pseudo-images of CACHE_DIR (IMAGES_ARGS)
+	@$(BIN)/e2i cache-images --cache-dir $(CACHE_DIR) $(IMAGES_ARGS)
+
+train-projection: setup  ## Projection heads on cached embeddings (TRAIN_ARGS)
+	@$(BIN)/e2i train-projection $(TRAIN_ARGS)
+
+eval-projection: setup  ## Retrieval scores of a checkpoint (EVAL_ARGS)
+	@$(BIN)/e2i eval-projection $(EVAL_ARGS)
+
+server: setup  ## A Prefect server in the background, on PREFECT_PORT
+	@PREFECT_API_URL=$(PREFECT_API_URL) $(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
+
+stop-server: setup  ## End the server that `make server` started
+	@$(BIN)/python -m deployments.local_server stop
+
+deploy: setup  ## Work pool and deployments on that server
+	@$(PREFECT) work-pool inspect e2i-cpu >/dev/null 2>&1 || \
+	  $(PREFECT) --no-prompt work-pool create e2i-cpu --type process
+	@E2I_STORE_URL=$(STORE_URL) E2I_DEMO_STORE_URL=$(DEMO_STORE_URL) \
+	  $(PREFECT) --no-prompt deploy --all
+
+worker: setup  ## A worker for the pool e2i-cpu, until Ctrl-C
+	@$(PREFECT) --no-prompt worker start --pool e2i-cpu --name e2i-worker
+
+lint: setup-dev  ## Lint and formatting
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup-dev  ## Strict types
+	@$(BIN)/mypy
+
+imports: setup-dev  ## Import direction
+	@$(BIN)/lint-imports
+
+test: setup-dev  ## The tests
+	@$(BIN)/pytest -n 2 $(TEST_ARGS)
+
+drills: setup-dev  ## The tests that take minutes: kills, outages, a real server and worker
+	@$(BIN)/pytest -m slow $(TEST_ARGS)
+
+check: lint types imports test drills  ## What CI runs
+
+clean:  ## Forget the demo's store and the environment
+	@rm -rf $(VENV) demo store

@@ -1,0 +1,82 @@
+"""Both heads and the logit scale, made from a configuration.
+
+Decides: weights are drawn on the CPU, so the same seed gives the same heads on every device; the
+two sides have streams of their own, so the size of one does not change the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from e2i.heads.config import HeadsConfig
+from e2i.heads.mlp import MLPHead
+
+MAX_LOGIT_SCALE = math.log(100.0)
+"""A learned logit scale is clamped to [0, log 100]. Source: Radford et al. 2021, section 2.5."""
+
+
+def seeded_generator(seed: int, purpose: str, device: torch.device | None = None) -> torch.Generator:
+    """A generator of its own for each purpose, so that one cannot shift the draws of another."""
+    digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
+    generator = torch.Generator(device or torch.device("cpu"))
+    generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return generator
+
+
+class ProjectionHeads(nn.Module):
+    """An audio head, a text head and the logit scale between them."""
+
+    logit_scale: Tensor
+
+    def __init__(self, audio: MLPHead, text: MLPHead, temperature: float, *, learn: bool) -> None:
+        """Join two heads; `logit_scale` is log(1/temperature), a parameter where it is learned."""
+        super().__init__()
+        self.audio = audio
+        self.text = text
+        scale = torch.tensor(math.log(1.0 / temperature), dtype=torch.float32)
+        if learn:
+            self.logit_scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("logit_scale", scale)
+
+    def project_audio(self, audio: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, D_audio) to L2-normalized (B, P); dropout only where a generator is given."""
+        return functional.normalize(self.audio(audio, generator), dim=-1)
+
+    def project_text(self, text: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, D_text) to L2-normalized (B, P); dropout only where a generator is given."""
+        return functional.normalize(self.text(text, generator), dim=-1)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Hold a learned logit scale in [0, log 100]."""
+        self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+
+
+def build_heads(
+    config: HeadsConfig,
+    audio_dim: int,
+    text_dim: int,
+    *,
+    seed: int,
+    temperature: float = 0.07,
+    learn_temperature: bool = False,
+) -> ProjectionHeads:
+    """Untrained heads, on the CPU, the same for the same seed.
+
+    Args:
+        config: what a head looks like.
+        audio_dim: D of the audio embeddings.
+        text_dim: D of the text embeddings; may differ.
+        seed: of the weights. The global random state is neither read nor changed.
+        temperature: of the softmax, before training.
+        learn_temperature: whether `logit_scale` is a parameter.
+    """
+    audio = MLPHead(config, audio_dim).reset(seeded_generator(seed, "audio head"))
+    text = MLPHead(config, text_dim).reset(seeded_generator(seed, "text head"))
+    return ProjectionHeads(audio, text, temperature, learn=learn_temperature)

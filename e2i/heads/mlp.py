@@ -1,0 +1,87 @@
+"""The MLP head: Linear(D, hidden), activation, dropout, Linear(hidden, P).
+
+Decides: all randomness comes from a generator that the caller passes. Neither making a head nor
+running it touches the global random state, so runs in threads of one process cannot disturb one
+another.
+
+Shape letters: B batch, D embedding, P projection.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from e2i.heads.config import HeadsConfig
+
+
+def dropped_out(hidden: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Inverted dropout whose mask comes from `generator` (on the device of `hidden`)."""
+    keep = torch.empty_like(hidden).bernoulli_(1.0 - share, generator=generator)
+    return hidden * keep.div_(1.0 - share)
+
+
+class MLPHead(nn.Module):
+    """Embedding (B, D) to projection (B, P), not yet normalized.
+
+    Source: the heads of the original e2i and of CLIP-style projection on frozen encoders.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: HeadsConfig, in_dim: int) -> None:
+        """Make a head without values: `reset` or a state dict gives them."""
+        super().__init__()
+        # On "meta" a layer draws nothing, so the global random state stays as it is.
+        self.hidden = nn.Linear(in_dim, config.hidden_dim, device="meta")
+        self.out = nn.Linear(config.hidden_dim, config.out_dim, device="meta")
+        self._gelu = config.activation == "gelu"
+        self._dropout = config.dropout
+        self._standardize = config.standardize_input
+        if config.standardize_input:
+            self.register_buffer("mean", torch.empty(in_dim, device="meta"))
+            self.register_buffer("deviation", torch.empty(in_dim, device="meta"))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> MLPHead:
+        """Draw fresh weights from `generator`, on its device; returns the head itself.
+
+        Weight and bias are uniform in ±1/√(inputs), as `nn.Linear` draws them.
+        """
+        self.to_empty(device=generator.device)
+        for layer in (self.hidden, self.out):
+            bound = 1.0 / math.sqrt(layer.in_features)
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.uniform_(-bound, bound, generator=generator)
+        if self._standardize:
+            self.mean.zero_()
+            self.deviation.fill_(1.0)
+        return self
+
+    def fit_standardization(self, embeddings: Tensor) -> None:
+        """Take mean and deviation per dimension from (N, D); does nothing where it is off.
+
+        A dimension that never varies keeps deviation 1, so that it stays finite.
+        """
+        if not self._standardize:
+            return
+        values = embeddings.double()
+        deviation = values.std(dim=0, correction=0)
+        varies = deviation > 1e-8 * values.abs().amax(dim=0).clamp_min(1e-30)
+        self.mean.copy_(values.mean(dim=0))
+        self.deviation.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
+
+    def forward(self, embeddings: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, D) to (B, P); dropout only where a generator is given."""
+        if self._standardize:
+            embeddings = (embeddings - self.mean) / self.deviation
+        hidden = self.hidden(embeddings)
+        hidden = functional.gelu(hidden) if self._gelu else functional.relu(hidden)
+        if generator is not None and self._dropout > 0:
+            hidden = dropped_out(hidden, self._dropout, generator)
+        projection: Tensor = self.out(hidden)
+        return projection

@@ -1,0 +1,1 @@
+"""What a run shows: sheets of pseudo-images, and later plots, reports and cards."""

@@ -1,0 +1,226 @@
+"""Object stores that speak S3, through s3fs.
+
+Conventions: one PUT an object, so nobody sees a part of it; `If-None-Match: *` to create,
+`If-Match: <ETag>` to replace; the version is the ETag. Endpoint, region, profile and credentials
+come from the storage options, else from where botocore looks (`AWS_ENDPOINT_URL`, `AWS_PROFILE`,
+`AWS_ACCESS_KEY_ID`, ..., `~/.aws`).
+
+Retries: a failed request is repeated twice within a second or two, then it is a
+`StorageUnavailableError`; waiting out an outage is the caller's business. An answer may be lost on
+the way, and the HTTP client too repeats a PUT whose connection broke: each conditional PUT carries
+a random mark, so that its repetition recognizes its own object instead of reporting a conflict
+with itself.
+
+Stores without conditional writes, that is, those that answer 501 to the header: `create` and
+`replace` look first and write then, which is not safe against a second writer of the same name. A
+store that silently ignores the header has that flaw too.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-requests.html
+"""
+
+# ruff: noqa: D102 - Folder documents the methods, once.
+
+from __future__ import annotations
+
+import io
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, TypeVar, cast
+
+import s3fs
+from fsspec.asyn import sync
+
+from e2i.errors import ConfigError, StorageError, StorageNotFoundError
+from e2i.storage import s3_errors, translation
+from e2i.storage.locations import Location, join, secrets_in
+from e2i.storage.reader import BLOCK_BYTES, RangeReader
+from e2i.storage.store import FileInfo, Store
+
+T = TypeVar("T")
+
+MAX_OBJECT_BYTES = 5 * 2**30
+"""The most that one PUT takes."""
+
+_PAUSES_S = (0.2, 0.8)
+_RETRY_WITHIN_S = 4.0
+_CLIENT = {
+    "connect_timeout": 5,
+    "read_timeout": 15,
+    "retries": {"total_max_attempts": 1},
+    "max_pool_connections": 32,
+}
+_MARK = "e2i-write"
+
+
+class S3Store(Store):
+    """A folder in a bucket."""
+
+    def __init__(self, location: Location, options: Mapping[str, object]) -> None:
+        self._location = location
+        self._secrets = secrets_in(options)
+        given = options.get("config_kwargs")
+        self._options = {
+            **options,
+            "use_listings_cache": False,
+            "config_kwargs": {**_CLIENT, **(given if isinstance(given, Mapping) else {})},
+        }
+
+    def read_versioned(self, name: str) -> tuple[bytes, str]:
+        response = self._get(name)
+        return response["Body"], _version(response)
+
+    def open(self, name: str) -> BinaryIO:
+        try:
+            first = self._get(name, Range=f"bytes=0-{BLOCK_BYTES - 1}")
+        except s3_errors.EmptyObjectError:
+            return io.BytesIO()
+        size = int(str(first.get("ContentRange", "")).rpartition("/")[2] or len(first["Body"]))
+        if size == len(first["Body"]):
+            return io.BytesIO(first["Body"])
+
+        def fetch(start: int, stop: int) -> bytes:
+            try:
+                part = self._get(name, Range=f"bytes={start}-{stop - 1}", IfMatch=first["ETag"])
+            except s3_errors.ConditionFailedError as error:
+                raise translation.stale(self._where(name), "another", _version(first)) from error
+            return cast("bytes", part["Body"])
+
+        return cast("BinaryIO", io.BufferedReader(RangeReader(fetch, size), BLOCK_BYTES))
+
+    def write(self, name: str, data: bytes) -> None:
+        self._put(name, data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        return self._put_if(name, data, None) is not None
+
+    def replace(self, name: str, data: bytes, version: str | None) -> str:
+        written = self._put_if(name, data, version)
+        if written is None:
+            stored = self.info(name)
+            found = stored.version if stored else None
+            raise translation.stale(self._where(name), found, version)
+        return written
+
+    def delete(self, name: str) -> None:
+        self._call("delete", name, lambda fs: fs.call_s3("delete_object", **self._address(name)))
+
+    def info(self, name: str) -> FileInfo | None:
+        try:
+            head = self._head(name)
+        except StorageNotFoundError:
+            return None
+        return FileInfo(name, int(head["ContentLength"]), _version(head))
+
+    def files(self, below: str) -> list[FileInfo]:
+        root = f"{self._location.path}/" if self._location.path else ""
+        prefix = root + (f"{below}/" if below else "")
+        found: list[FileInfo] = []
+        token: dict[str, str] = {}
+
+        def list_page(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
+            response = file_system.call_s3(
+                "list_objects_v2", Bucket=self._location.bucket, Prefix=prefix, **token
+            )
+            return cast("dict[str, Any]", response)
+
+        while True:
+            page = self._call("list", below, list_page)
+            for entry in page.get("Contents", ()):
+                if not entry["Key"].endswith("/"):
+                    name = entry["Key"][len(root) :]
+                    found.append(FileInfo(name, int(entry["Size"]), _version(entry)))
+            if not page.get("IsTruncated"):
+                return found
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _where(self, name: str) -> str:
+        return join(self._location.url, name)
+
+    def _address(self, name: str) -> dict[str, str]:
+        key = join(self._location.path, name)
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"not a name for an object store: got {name!r}, expected valid Unicode. Rename it."
+            ) from error
+        return {"Bucket": self._location.bucket, "Key": key}
+
+    def _get(self, name: str, **conditions: str) -> dict[str, Any]:
+        """The response to GET, with the bytes as its `Body`."""
+        address = self._address(name)
+
+        async def get(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
+            response = await file_system._call_s3("get_object", **address, **conditions)
+            async with response["Body"] as body:
+                return {**response, "Body": await body.read()}
+
+        return self._call("read", name, lambda fs: sync(fs.loop, get, fs))
+
+    def _head(self, name: str) -> dict[str, Any]:
+        return self._call("read", name, lambda fs: fs.call_s3("head_object", **self._address(name)))
+
+    def _put(self, name: str, data: bytes, **conditions: object) -> dict[str, Any]:
+        if len(data) > MAX_OBJECT_BYTES:
+            raise translation.refused(
+                "write",
+                self._where(name),
+                f"{len(data):,} bytes",
+                f"One object holds at most {MAX_OBJECT_BYTES:,} bytes: write smaller ones.",
+            )
+
+        def put(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
+            response = file_system.call_s3(
+                "put_object", Body=data, **self._address(name), **conditions
+            )
+            return cast("dict[str, Any]", response)
+
+        return self._call("write", name, put)
+
+    def _put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+        """PUT if the object is at `version` (None: absent): its new version, None if it is not."""
+        mark = uuid.uuid4().hex
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        try:
+            return _version(self._put(name, data, Metadata={_MARK: mark}, **condition))
+        except (s3_errors.ConditionFailedError, StorageNotFoundError) as error:
+            if isinstance(error, StorageNotFoundError) and version is None:
+                raise  # the bucket
+            try:
+                head = self._head(name)
+            except StorageNotFoundError:
+                return None
+            ours = head.get("Metadata", {}).get(_MARK) == mark
+            return _version(head) if ours else None
+        except s3_errors.NoConditionalWritesError:
+            stored = self.info(name)
+            if (stored.version if stored else None) != version:
+                return None
+            return _version(self._put(name, data))
+
+    def _call(self, action: str, name: str, request: Callable[[s3fs.S3FileSystem], T]) -> T:
+        """Send a request, again after a failure that may pass, and translate its errors."""
+        started = time.monotonic()
+        pauses = iter(_PAUSES_S)
+        while True:
+            try:
+                file_system = s3fs.S3FileSystem(**self._options)
+                file_system.retries = 1  # s3fs repeats on top of botocore; here is the only place
+                return request(file_system)
+            except StorageError:
+                raise
+            except Exception as error:
+                translated = s3_errors.translate(error, action, self._where(name), self._secrets)
+                if translated is None:
+                    raise
+                pause = next(pauses, None)
+                late = time.monotonic() - started > _RETRY_WITHIN_S
+                if pause is None or late or not s3_errors.may_pass(translated):
+                    cause = s3_errors.cause_of(error)
+                    raise translated from translation.showable(cause, self._secrets)
+                time.sleep(pause)
+
+
+def _version(response: Mapping[str, Any]) -> str:
+    return str(response["ETag"]).strip('"')

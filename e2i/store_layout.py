@@ -1,0 +1,60 @@
+"""Where things lie below one store URL.
+
+    <store>/data/<data set>           recordings and metadata
+    <store>/embeddings/<split>        the cache of one split
+    <store>/checkpoints               projection heads
+    <store>/reports                   scores and what they were made of
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2i.errors import ConfigError
+
+
+def join_url(url: str, *names: str) -> str:
+    """A location below another: `join_url("s3://bucket/a", "b")` is `s3://bucket/a/b`."""
+    return "/".join([url.rstrip("/") or "/", *names]) if names else url
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLayout:
+    """The locations below one store.
+
+    Attributes:
+        store_url: absolute path or URL; `~` is the home directory.
+
+    Raises:
+        ConfigError: a relative path, which would mean another folder on every worker.
+    """
+
+    store_url: str
+
+    def __post_init__(self) -> None:
+        """Refuse what depends on a working directory."""
+        if "://" in self.store_url or Path(self.store_url).expanduser().is_absolute():
+            return
+        raise ConfigError(
+            f"store_url depends on the working directory: got {self.store_url!r}, expected an "
+            "absolute path or a URL such as s3://bucket/e2i. Give the whole path."
+        )
+
+    def data_url(self, dataset: str) -> str:
+        """Recordings and metadata of a data set."""
+        return join_url(self.store_url, "data", dataset)
+
+    def cache_url(self, split: str) -> str:
+        """The cache of a split."""
+        return join_url(self.store_url, "embeddings", split)
+
+    @property
+    def checkpoints_url(self) -> str:
+        """Projection heads."""
+        return join_url(self.store_url, "checkpoints")
+
+    @property
+    def reports_url(self) -> str:
+        """Scores and their provenance."""
+        return join_url(self.store_url, "reports")

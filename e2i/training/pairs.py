@@ -1,0 +1,154 @@
+"""Cached embeddings as training data: joined, checked, cut by clip.
+
+Conventions: N pairs, C clips; a clip's audio stands once, pairs point to it by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from e2i.cache.embeddings import CachedEmbeddings
+from e2i.clips import ClipKey
+from e2i.errors import CacheError, ConfigError, FingerprintMismatchError
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Embeddings of clips and captions, joined by index.
+
+    Attributes:
+        keys: the C clips, unique.
+        audio: float32 (C, D_audio).
+        text: float32 (N, D_text), one row a pair.
+        pair_clip: int64 (N,), the clip of each pair.
+    """
+
+    keys: tuple[ClipKey, ...]
+    audio: NDArray[np.float32]
+    text: NDArray[np.float32]
+    pair_clip: NDArray[np.int64]
+
+    def of_clips(self, clips: NDArray[np.int64]) -> Pairs:
+        """These clips with all their captions; `clips` are ascending indices."""
+        new_index = np.full(len(self.keys), -1, dtype=np.int64)
+        new_index[clips] = np.arange(len(clips))
+        kept = new_index[self.pair_clip] >= 0
+        return Pairs(
+            keys=tuple(self.keys[clip] for clip in clips),
+            audio=self.audio[clips],
+            text=self.text[kept],
+            pair_clip=new_index[self.pair_clip[kept]],
+        )
+
+    def to(self, device: torch.device) -> PairTensors:
+        """The same on a device."""
+        return PairTensors(
+            audio=torch.from_numpy(self.audio).to(device),
+            text=torch.from_numpy(self.text).to(device),
+            pair_clip=torch.from_numpy(self.pair_clip).to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PairTensors:
+    """`Pairs` on a device: audio (C, D_audio), text (N, D_text), pair_clip (N,)."""
+
+    audio: Tensor
+    text: Tensor
+    pair_clip: Tensor
+
+
+def clip_keys(cache: CachedEmbeddings) -> tuple[ClipKey, ...]:
+    """The clips of a cache across data sets and splits, in its order."""
+    return tuple(ClipKey(cache.dataset, cache.split, clip_id) for clip_id in cache.clip_ids)
+
+
+def cache_name(cache: CachedEmbeddings) -> str:
+    """How messages call a cache."""
+    return f"{cache.dataset}/{cache.split} ({cache.url})"
+
+
+def check_embeddings(cache: CachedEmbeddings) -> None:
+    """Refuse what cannot be computed with.
+
+    Raises:
+        CacheError: the cache is empty, or an embedding holds NaN or infinity.
+    """
+    if not cache.clip_ids or not cache.caption_ids:
+        message = (
+            f"the cache {cache_name(cache)} is empty: got {len(cache.clip_ids)} clips and "
+            f"{len(cache.caption_ids)} captions, expected at least one of each. "
+            "Embed the data set first, or look into failures.jsonl."
+        )
+        raise CacheError(message)
+    sides = (("clip", cache.clip_ids, cache.audio), ("caption", cache.caption_ids, cache.text))
+    for what, ids, rows in sides:
+        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if broken.size:
+            message = (
+                f"the cache {cache_name(cache)} holds embeddings that are no numbers: got NaN or "
+                f"infinity for {broken.size} of {len(ids)} {what}s, the first {ids[broken[0]]!r}, "
+                "expected finite values. Embed that side again with --force."
+            )
+            raise CacheError(message)
+
+
+def check_alike(first: CachedEmbeddings, other: CachedEmbeddings) -> None:
+    """Refuse caches whose embeddings do not live in the same spaces.
+
+    Raises:
+        FingerprintMismatchError: the encoders, their settings or the dimensions differ.
+    """
+    facts = (
+        ("audio fingerprint", first.audio_fingerprint, other.audio_fingerprint),
+        ("text fingerprint", first.text_fingerprint, other.text_fingerprint),
+        ("audio dimension", first.audio.shape[1], other.audio.shape[1]),
+        ("text dimension", first.text.shape[1], other.text.shape[1]),
+    )
+    for name, expected, got in facts:
+        if got != expected:
+            message = (
+                f"the caches {cache_name(first)} and {cache_name(other)} were made by different "
+                f"encoders: got {name} {got} in the second, expected {expected} as in the first. "
+                "Embed both with the same encoder settings."
+            )
+            raise FingerprintMismatchError(message)
+
+
+def join(caches: Sequence[CachedEmbeddings]) -> Pairs:
+    """All pairs of the caches, one after the other.
+
+    Raises:
+        ConfigError: no cache, or one clip stands in two of them.
+        CacheError: a cache is empty or holds NaN.
+        FingerprintMismatchError: they were made by different encoders.
+    """
+    if not caches:
+        raise ConfigError("no training cache: got 0, expected at least one. Give --cache-dir.")
+    for cache in caches:
+        check_embeddings(cache)
+        check_alike(caches[0], cache)
+    keys = tuple(key for cache in caches for key in clip_keys(cache))
+    if len(set(keys)) != len(keys):
+        seen: set[ClipKey] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        message = (
+            f"a clip stands in two training caches: got {'/'.join(twice)!r} twice, expected each "
+            "clip once. Give each cache once."
+        )
+        raise ConfigError(message)
+    firsts = np.cumsum([0, *(len(cache.clip_ids) for cache in caches[:-1])])
+    return Pairs(
+        keys=keys,
+        audio=np.concatenate([cache.audio for cache in caches]).astype(np.float32, copy=False),
+        text=np.concatenate([cache.text for cache in caches]).astype(np.float32, copy=False),
+        pair_clip=np.concatenate(
+            [cache.caption_clip + first for cache, first in zip(caches, firsts, strict=True)]
+        ),
+    )

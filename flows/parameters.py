@@ -1,0 +1,134 @@
+"""What the flows and the commands take, made of the library's configuration objects.
+
+Conventions: a location is a local path or any fsspec URL. Empty means "the default", which the
+field's description gives. Nothing here imports Prefect or torch, so that help and forms are quick.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from e2i.cache.config import CacheConfig
+from e2i.configuration import Configuration
+from e2i.datasets.config import MetadataConfig
+from e2i.datasets.soundscapes.config import SoundscapesConfig
+from e2i.encoders.config import EncodersConfig
+from e2i.heads.config import HeadsConfig
+from e2i.images.config import ImagesConfig
+from e2i.retrieval.config import EvaluationConfig
+from e2i.training.config import TrainingConfig
+
+DATA_ROOT = "~/data/CLOTHO_v2.1"
+DATASETS = ("clotho", "soundscapes")
+DatasetName = Literal["clotho", "soundscapes"]
+# Options of such a concern keep their bare names on the command line (`--audio-encoder`); where two
+# concerns share a name, as in the full pipeline, theirs carry the concern's (`--training.device`).
+_Bare = tyro.conf.arg(name="")
+
+CHECKPOINT_NAME = "projection_heads.safetensors"
+
+
+class PipelineParameters(Configuration):
+    """The full pipeline: recordings and captions in, a retrieval score out."""
+
+    store_url: str = Field(
+        DATA_ROOT,
+        min_length=1,
+        description="Folder or URL that everything is stored below: data, embeddings, "
+        "checkpoints, reports.",
+    )
+    dataset: DatasetName = Field(
+        "clotho",
+        description="'clotho', read from <store>/data/clotho, or 'soundscapes', generated.",
+    )
+    soundscapes: Annotated[SoundscapesConfig, _Bare] = SoundscapesConfig()
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    images: Annotated[ImagesConfig, _Bare] = ImagesConfig()
+    heads: HeadsConfig = HeadsConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+DEMO = PipelineParameters(
+    store_url="demo",
+    dataset="soundscapes",
+    encoders=EncodersConfig(audio_encoder="logmel", text_encoder="hashing"),
+    images=ImagesConfig(image_size="native"),
+)
+"""The same pipeline on generated data, offline, with nothing to configure."""
+
+
+class CacheEmbeddingsParameters(Configuration):
+    """Embed the recordings and captions of one split, once each, and store them."""
+
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig(
+        metadata=f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv"
+    )
+    cache_dir: str = Field(
+        "",
+        description="Folder or URL of the cache; default: embeddings/<split> below the data set.",
+    )
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+
+
+class CacheImagesParameters(Configuration):
+    """Fold the cached embeddings into pseudo-images and store them as PNGs."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    images: Annotated[ImagesConfig, _Bare] = ImagesConfig()
+
+
+class TrainProjectionParameters(Configuration):
+    """Train projection heads on cached embeddings; keep the best epoch by validation."""
+
+    cache_dir: str = Field(
+        f"{DATA_ROOT}/embeddings/development",
+        min_length=1,
+        description="Folder or URL of the cache to train on.",
+    )
+    val_cache_dir: str = Field(
+        "",
+        description="Cache to select on; default: the cache 'validation' beside the training "
+        "cache, else a part of the training cache, held out by clip.",
+    )
+    output_dir: str = Field(
+        "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
+    )
+    heads: Annotated[HeadsConfig, _Bare] = HeadsConfig()
+    training: Annotated[TrainingConfig, _Bare] = TrainingConfig()
+
+
+class EvalProjectionParameters(Configuration):
+    """Score a checkpoint on a cache that it has not seen."""
+
+    cache_dir: str = Field(
+        f"{DATA_ROOT}/embeddings/evaluation",
+        min_length=1,
+        description="Folder or URL of the cache to evaluate on.",
+    )
+    checkpoint: str = Field(
+        f"checkpoints/{CHECKPOINT_NAME}",
+        min_length=1,
+        description="Checkpoint file or URL; 'none' compares the embeddings themselves.",
+    )
+    batch_size: int = Field(
+        1024, ge=1, le=1_000_000, description="Embeddings projected in one forward pass."
+    )
+    device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:<n> or mps.")
+    allow_seen: bool = Field(
+        False,
+        description="Score clips that the checkpoint was trained or selected on too; every "
+        "output then says 'seen'.",
+    )
+    evaluation: Annotated[EvaluationConfig, _Bare] = EvaluationConfig()
+
+
+class CacheInfoParameters(Configuration):
+    """What a cache holds."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")

@@ -1,0 +1,98 @@
+"""What a command did: the JSON object of `--json`, and what is printed without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TextIO
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The outcome of one command.
+
+    Attributes:
+        command: as typed.
+        flow_run_id: of the Prefect flow run; empty for the quick commands.
+        locations: what lies where: cache, checkpoint, images, report, …
+        counts: clips, captions, embedded, reused, failed, …; `embedded`, `reused` and `failed`
+            count clips, `captions_embedded` and `captions_reused` captions.
+        metrics: name to value, low, high (95 % interval) and chance.
+        notes: sentences that the reader of the scores needs.
+        seconds: wall time of the flow.
+    """
+
+    command: str
+    flow_run_id: str = ""
+    locations: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def as_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(asdict(self), ensure_ascii=True)
+
+
+def print_summary(summary: RunSummary, out: TextIO) -> None:
+    """The outcome for a person: scores first, then counts and locations."""
+    if summary.metrics:
+        out.write("\n" + scores_as_text(summary.metrics) + "\n")
+    for note in summary.notes:
+        out.write(f"{note}\n")
+    if summary.counts:
+        counted = ", ".join(
+            f"{name.replace('_', ' ')} {count:,}" for name, count in summary.counts.items()
+        )
+        out.write(f"\ncounts      {counted}\n")
+    width = max((len(name) for name in summary.locations), default=0)
+    for name, url in summary.locations.items():
+        out.write(f"{name:<{max(width, 11)}} {url}\n")
+    if summary.flow_run_id:
+        out.write(f"{'flow run':<{max(width, 11)}} {summary.flow_run_id}\n")
+    out.write(f"{'seconds':<{max(width, 11)}} {summary.seconds:.1f}\n")
+
+
+def scores_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Scores as an aligned table, one row a metric: value, interval, chance."""
+    rows = [("", "value", "95 % interval", "chance")]
+    rows += [
+        (name, _number(name, score["value"]), _interval(name, score), _number(name, score["chance"]))
+        for name, score in metrics.items()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}"
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(lines)
+
+
+def scores_as_markdown_rows(
+    metrics: Mapping[str, Mapping[str, float | None]],
+) -> list[dict[str, str]]:
+    """Scores as rows of a table artifact."""
+    return [
+        {
+            "metric": name,
+            "value": _number(name, score["value"]),
+            "95 % interval": _interval(name, score),
+            "chance": _number(name, score["chance"]),
+        }
+        for name, score in metrics.items()
+    ]
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if name.endswith("median_rank") else f"{value:.3f}"
+
+
+def _interval(name: str, score: Mapping[str, float | None]) -> str:
+    if score["low"] is None or score["high"] is None:
+        return "-"
+    return f"{_number(name, score['low'])} to {_number(name, score['high'])}"

@@ -1,0 +1,31 @@
+"""When a task is tried again, and for how long it may run.
+
+What can pass is tried again: a store that is away, a 5xx, a rate limit. What cannot, is not: bad
+input, missing permission, a full disk. With back-off 1, 2, 4, … s and jitter, six retries ride out
+a minute without the store.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
+
+from e2i.errors import is_transient
+from tasks.progress import progress_sink
+
+RETRIES = 6
+RETRY_DELAYS_S = exponential_backoff(backoff_factor=1)
+RETRY_JITTER = 0.5
+CHUNK_TIMEOUT_S = 3600
+WHOLE_TIMEOUT_S = 24 * 3600
+
+
+def may_pass(task: Any, task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
+    """Whether the error that a task run ended with can pass by itself."""
+    error = state.data
+    if not isinstance(error, BaseException) or not is_transient(error):
+        return False
+    progress_sink().note(f"{task_run.name}: {error} Trying again.")
+    return True
