@@ -52,7 +52,9 @@ def start(port: int) -> str:
 
 def stop() -> str:
     """End the server that `start` started."""
-    stopped = subprocess.run([PREFECT, "server", "stop"], capture_output=True, text=True, check=False)
+    stopped = subprocess.run(
+        [PREFECT, "server", "stop"], capture_output=True, text=True, check=False
+    )
     return (stopped.stdout or stopped.stderr).strip()
 
 

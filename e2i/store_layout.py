@@ -1,9 +1,9 @@
 """Where things lie below one store URL.
 
-    <store>/data/<data set>           recordings and metadata
-    <store>/embeddings/<split>        the cache of one split
-    <store>/checkpoints               projection heads
-    <store>/reports                   scores and what they were made of
+<store>/data/<data set>           recordings and metadata
+<store>/embeddings/<split>        the cache of one split
+<store>/checkpoints               projection heads
+<store>/reports                   scores and what they were made of
 """
 
 from __future__ import annotations
@@ -17,6 +17,17 @@ from e2i.errors import ConfigError
 def join_url(url: str, *names: str) -> str:
     """A location below another: `join_url("s3://bucket/a", "b")` is `s3://bucket/a/b`."""
     return "/".join([url.rstrip("/") or "/", *names]) if names else url
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The folder and the last name of a location: `s3://bucket/a/b` is (`s3://bucket/a`, `b`)."""
+    folder, _, name = url.rstrip("/").rpartition("/")
+    return folder or "/", name
+
+
+def clotho_metadata_url(data_url: str, split: str) -> str:
+    """The captions of a split in Clotho's layout."""
+    return join_url(data_url, "clotho_csv_files", f"clotho_captions_{split}.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +56,14 @@ class StoreLayout:
         """Recordings and metadata of a data set."""
         return join_url(self.store_url, "data", dataset)
 
+    @property
+    def embeddings_url(self) -> str:
+        """The caches, one a split."""
+        return join_url(self.store_url, "embeddings")
+
     def cache_url(self, split: str) -> str:
         """The cache of a split."""
-        return join_url(self.store_url, "embeddings", split)
+        return join_url(self.embeddings_url, split)
 
     @property
     def checkpoints_url(self) -> str:

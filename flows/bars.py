@@ -123,7 +123,7 @@ class _Counter:
         self.said = time.monotonic()
 
 
-def progress_on_stderr() -> Bars | Lines:
-    """Bars where stderr is a terminal, else lines."""
-    console = Console(stderr=True)
-    return Bars(console) if console.is_terminal else Lines(console)
+def progress_on_stderr(*, quiet: bool = False) -> Bars | Lines:
+    """Bars where stderr is a terminal, else lines; nothing where nobody wants to see it."""
+    console = Console(stderr=True, quiet=quiet)
+    return Bars(console) if console.is_terminal and not quiet else Lines(console)

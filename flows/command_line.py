@@ -28,12 +28,14 @@ class Command(NamedTuple):
     Attributes:
         summary: one line for the overview.
         parameters: name of its parameter class in `flows.parameters`.
-        flow: `module:function` that runs it; None for a quick command without Prefect.
+        runs: `module:function`, a flow or, for a quick command, a plain function.
+        needs_prefect: whether it runs a flow.
     """
 
     summary: str
     parameters: str
-    flow: str | None
+    runs: str
+    needs_prefect: bool = True
 
 
 COMMANDS: dict[str, Command] = {
@@ -67,7 +69,12 @@ COMMANDS: dict[str, Command] = {
         "EvalProjectionParameters",
         "flows.learning:eval_projection",
     ),
-    "cache info": Command("what a cache holds", "CacheInfoParameters", None),
+    "cache info": Command(
+        "what a cache holds",
+        "CacheInfoParameters",
+        "flows.cache_commands:cache_info",
+        needs_prefect=False,
+    ),
 }
 
 
@@ -75,7 +82,10 @@ def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = [USAGE, "commands:"]
     lines += [f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items()]
-    lines += ["", "`e2i COMMAND --help` lists the options of a command; `e2i --version` the version."]
+    lines += [
+        "",
+        "`e2i COMMAND --help` lists the options of a command; `e2i --version` the version.",
+    ]
     return "\n".join(lines)
 
 
@@ -97,7 +107,9 @@ def _split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
         if not rest:
             width = max(map(len, members)) + 2
             lines = [f"  e2i {name:<{width}}{COMMANDS[name].summary}" for name in members]
-            sys.stdout.write("\n".join([f"usage: e2i {arguments[0]} COMMAND [OPTIONS]", "", *lines, ""]))
+            sys.stdout.write(
+                "\n".join([f"usage: e2i {arguments[0]} COMMAND [OPTIONS]", "", *lines, ""])
+            )
             raise SystemExit(0 if len(arguments) > 1 else 2)
         _refuse(f"unknown command: got '{arguments[0]} {rest[0]}', expected one of {members}.")
     close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)

@@ -15,7 +15,15 @@ from flows import parameters as models
 
 # Fields that hold a location: a relative path is relative to the working directory.
 _LOCATIONS = frozenset(
-    {"store_url", "cache_dir", "val_cache_dir", "output_dir", "checkpoint", "metadata", "audio_root"}
+    {
+        "store_url",
+        "cache_dir",
+        "val_cache_dir",
+        "output_dir",
+        "checkpoint",
+        "metadata",
+        "audio_root",
+    }
 )
 
 

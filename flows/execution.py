@@ -6,17 +6,18 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from e2i.errors import ConfigError, E2IError
 from flows.summary import RunSummary, print_summary
 
 if TYPE_CHECKING:
     from flows.command_line import Command
-    from flows.command_options import Options
+    from flows.command_options import Options, OutputOptions
 
-INTERRUPTED = 128 + signal.SIGINT
+RESUME = "What is stored stays, and the same command goes on from there."
 
 
 def execute(name: str, command: Command, options: Options) -> int:
@@ -28,14 +29,15 @@ def execute(name: str, command: Command, options: Options) -> int:
     try:
         summary = _run(command, options)
     except ConfigError as error:
-        return _fail(name, error, 2)
+        return _fail(name, str(error), 2)
     except E2IError as error:
-        return _fail(name, error, 1)
+        return _fail(name, str(error), 1)
     except KeyboardInterrupt:
-        return _fail(name, "interrupted; what is stored stays, and the same command resumes.", INTERRUPTED)
-    except SystemExit as stop:
-        text = "ended by a signal; what is stored stays, and the same command resumes."
-        return _fail(name, text, stop.code if isinstance(stop.code, int) else 1)
+        return _fail(name, f"interrupted. {RESUME}", 128 + signal.SIGINT)
+    except BaseException as error:
+        if _is_termination(error):
+            return _fail(name, f"ended by a signal. {RESUME}", 128 + signal.SIGTERM)
+        raise
     summary = replace(summary, command=name)
     if options.output.json:
         sys.stdout.write(summary.as_json() + "\n")
@@ -44,6 +46,59 @@ def execute(name: str, command: Command, options: Options) -> int:
     return 0
 
 
-def _fail(name: str, error: object, code: int) -> int:
-    sys.stderr.write(f"e2i {name}: {error}\n")
+def _run(command: Command, options: Options) -> RunSummary:
+    """The command's flow, or the quick command itself."""
+    from flows.preflight import check_call
+
+    check_call(options.parameters)
+    if not command.needs_prefect:
+        quick: Callable[[object], RunSummary] = _load(command.runs)
+        return quick(options.parameters)
+    _choose_logging(options.output)
+    from flows.private_server import ensure_server, flush_events
+
+    with ensure_server() as server:
+        flow = _load(command.runs)
+        from flows.bars import progress_on_stderr
+        from tasks.progress import install_sink
+
+        server.wait_ready()
+        sink = progress_on_stderr(quiet=options.output.no_progress)
+        install_sink(sink)
+        parameters = {
+            name: getattr(options.parameters, name)
+            for name in type(options.parameters).model_fields
+        }
+        try:
+            return cast("RunSummary", flow(**parameters))
+        finally:
+            sink.close()
+            flush_events()
+
+
+def _load(reference: str) -> Callable[..., RunSummary]:
+    module, _, function = reference.partition(":")
+    return cast("Callable[..., RunSummary]", getattr(importlib.import_module(module), function))
+
+
+def _choose_logging(output: OutputOptions) -> None:
+    """The run's log goes to the server; on stderr it shows only where it is asked for.
+
+    Errors end the command with one message of its own. Prefect reads this when it is imported.
+    """
+    level = "CRITICAL" if output.log_level == "none" else output.log_level.upper()
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = level
+    if output.log_level == "debug":
+        os.environ["PREFECT_LOGGING_LEVEL"] = "DEBUG"
+
+
+def _is_termination(error: BaseException) -> bool:
+    """Whether it is SIGTERM: as this program turns it into, or as Prefect does."""
+    if isinstance(error, SystemExit):
+        return error.code == 128 + signal.SIGTERM
+    return type(error).__name__ == "TerminationSignal"
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    sys.stderr.write(f"e2i {name}: {message}\n")
     return code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
@@ -12,7 +12,7 @@ from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
-from e2i.store_layout import StoreLayout, join_url
+from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
 from e2i.training.config import TrainingConfig
 from flows.caching import CHUNKS_AT_ONCE, embed_split, render_cache
 from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, DatasetName
@@ -20,7 +20,7 @@ from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.datasets import generate_dataset
 from tasks.learning import evaluate, train
-from tasks.reports import publish_scores, publish_sheet
+from tasks.rendering import draw_sheet
 
 
 @flow(
@@ -56,22 +56,16 @@ def full_pipeline(
     layout = StoreLayout(store_url)
     record = RunRecord()
     data_url = layout.data_url(dataset)
-    record.locations["data"] = data_url
     if dataset == "soundscapes":
-        record.add(generate_dataset(data_url, soundscapes).as_counts())
+        record.add(generate_dataset(data_url, soundscapes))
     for split in SPLITS:
-        source = MetadataConfig(
-            metadata=join_url(data_url, "clotho_csv_files", f"clotho_captions_{split}.csv"),
-            split=split,
-        )
-        cache_url = layout.cache_url(split)
-        record.add(embed_split(source, cache_url, encoders, cache))
-        record.add(render_cache(cache_url, images))
-        record.locations[f"cache_{split}"] = cache_url
-    evaluation_url = layout.cache_url("evaluation")
-    sheet_url = publish_sheet(evaluation_url, images, layout.reports_url)
+        source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
+        record.add(embed_split(source, layout.cache_url(split), encoders, cache))
+        record.add(render_cache(layout.cache_url(split), images))
+    development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
+    sheet_url = draw_sheet(evaluation_cache, images)
     trained = train(
-        [layout.cache_url("development")],
+        [development],
         layout.cache_url("validation"),
         layout.checkpoints_url,
         CHECKPOINT_NAME,
@@ -79,20 +73,19 @@ def full_pipeline(
         training,
     )
     scores = evaluate(
-        evaluation_url,
-        layout.checkpoints_url,
-        CHECKPOINT_NAME,
+        evaluation_cache,
+        trained.checkpoint_url,
         evaluation,
-        training.device,
+        device=training.device,
+        reports_url=layout.reports_url,
     )
-    report_url = publish_scores(scores, layout.reports_url)
+    record.notes += [*trained.notes, *scores.notes]
     record.locations |= {
-        "cache": layout.cache_url("development"),
-        "checkpoint": trained.checkpoint_url,
-        "images": join_url(evaluation_url, images.images_dir),
+        "data": data_url,
+        "cache": layout.embeddings_url,
+        "images": join_url(evaluation_cache, images.images_dir),
         "sheet": sheet_url,
-        "report": report_url,
+        "checkpoint": trained.checkpoint_url,
+        "report": scores.report_url,
     }
-    record.notes += [trained.note, *scores.notes]
-    get_run_logger().info("Everything lies below %s", store_url)
     return record.summary(metrics=scores.metrics)

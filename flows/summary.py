@@ -59,7 +59,12 @@ def scores_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
     """Scores as an aligned table, one row a metric: value, interval, chance."""
     rows = [("", "value", "95 % interval", "chance")]
     rows += [
-        (name, _number(name, score["value"]), _interval(name, score), _number(name, score["chance"]))
+        (
+            name,
+            _number(name, score["value"]),
+            _interval(name, score),
+            _number(name, score["chance"]),
+        )
         for name, score in metrics.items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

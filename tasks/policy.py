@@ -2,7 +2,8 @@
 
 What can pass is tried again: a store that is away, a 5xx, a rate limit. What cannot, is not: bad
 input, missing permission, a full disk. With back-off 1, 2, 4, … s and jitter, six retries ride out
-a minute without the store.
+a minute without the store. Results are not persisted: what counts lies in the store, and a run is
+resumed by that.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from e2i.errors import is_transient
 from tasks.progress import progress_sink
 
 RETRIES = 6
-RETRY_DELAYS_S = exponential_backoff(backoff_factor=1)
-RETRY_JITTER = 0.5
 CHUNK_TIMEOUT_S = 3600
 WHOLE_TIMEOUT_S = 24 * 3600
 
@@ -29,3 +28,13 @@ def may_pass(task: Any, task_run: TaskRun, state: State[Any]) -> bool:  # noqa: 
         return False
     progress_sink().note(f"{task_run.name}: {error} Trying again.")
     return True
+
+
+TRIED_AGAIN: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=1),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": may_pass,
+    "persist_result": False,
+}
+"""Options of every task that touches the store."""

@@ -14,6 +14,7 @@ that it can be killed and started again on the same data and the same port:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -52,6 +53,7 @@ class S3Server:
         self.folder = folder
         self.log_path = folder / "server.log"
         self._ports: dict[str, int] = {}
+        self._has_answered = False
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,15 +88,14 @@ class S3Server:
         Raises:
             RuntimeError: it did not come up; the message ends with its log.
         """
-        for attempt in range(_ATTEMPTS):
-            if not self._ports or (attempt and not (self.folder / "data").exists()):
+        for _ in range(_ATTEMPTS):
+            if not self._has_answered:  # another program may have taken a port meanwhile
                 self._ports = dict(zip(_PORT_FLAGS, _free_ports(len(_PORT_FLAGS)), strict=True))
             self._launch()
             if self._is_up():
+                self._has_answered = True
                 return
             self.kill()
-            if not self._has_answered:
-                self._ports = {}
         log = self.log_path.read_text(errors="replace")[-3000:]
         raise RuntimeError(f"the S3 server did not come up within {_START_WITHIN_S} s:\n{log}")
 
@@ -116,8 +117,6 @@ class S3Server:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
-
-    _has_answered = False
 
     def _launch(self) -> None:
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
@@ -147,7 +146,12 @@ class S3Server:
         }
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
     def _is_up(self) -> bool:
@@ -171,10 +175,14 @@ class S3Server:
                 with contextlib.suppress(Exception):
                     names = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
                     if names >= set(BUCKETS):
-                        self._has_answered = True
                         return True
                 time.sleep(0.05)
         return False
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill the server when the thread that started it ends, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _program() -> str:

@@ -51,7 +51,9 @@ def test_only_storage_uses_fsspec() -> None:
     users = [
         _module_name(path)
         for path in LIBRARY
-        if any(word in path.read_text(encoding="utf-8") for word in ("import fsspec", "import s3fs"))
+        if any(
+            word in path.read_text(encoding="utf-8") for word in ("import fsspec", "import s3fs")
+        )
         or "from fsspec" in path.read_text(encoding="utf-8")
     ]
     assert users

@@ -20,7 +20,9 @@ MAX_LOGIT_SCALE = math.log(100.0)
 """A learned logit scale is clamped to [0, log 100]. Source: Radford et al. 2021, section 2.5."""
 
 
-def seeded_generator(seed: int, purpose: str, device: torch.device | None = None) -> torch.Generator:
+def seeded_generator(
+    seed: int, purpose: str, device: torch.device | None = None
+) -> torch.Generator:
     """A generator of its own for each purpose, so that one cannot shift the draws of another."""
     digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
     generator = torch.Generator(device or torch.device("cpu"))
@@ -77,6 +79,7 @@ def build_heads(
         temperature: of the softmax, before training.
         learn_temperature: whether `logit_scale` is a parameter.
     """
-    audio = MLPHead(config, audio_dim).reset(seeded_generator(seed, "audio head"))
-    text = MLPHead(config, text_dim).reset(seeded_generator(seed, "text head"))
+    cpu = torch.device("cpu")
+    audio = MLPHead(config, audio_dim, cpu).reset(seeded_generator(seed, "audio head"))
+    text = MLPHead(config, text_dim, cpu).reset(seeded_generator(seed, "text head"))
     return ProjectionHeads(audio, text, temperature, learn=learn_temperature)

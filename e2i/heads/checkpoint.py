@@ -21,7 +21,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-import e2i
 from e2i.configuration import Configuration
 from e2i.errors import CheckpointError, CheckpointNotFoundError, StorageNotFoundError
 from e2i.heads.build import ProjectionHeads
@@ -162,7 +161,12 @@ def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
     Raises:
         CheckpointError: as `load_checkpoint`.
     """
-    if data[:4] == b"PK\x03\x04" or data[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}:
+    if data[:4] == b"PK\x03\x04" or data[:2] in {
+        b"\x80\x02",
+        b"\x80\x03",
+        b"\x80\x04",
+        b"\x80\x05",
+    }:
         message = (
             f"the checkpoint is a pickle, which could run code: got {where}, expected a "
             "safetensors file. Train again with train-projection."
@@ -248,13 +252,12 @@ def _digests(tensors: Mapping[str, Tensor], role: str, where: str) -> frozenset[
 
 
 def _empty_heads(record: CheckpointRecord) -> ProjectionHeads:
-    """Heads of the right shapes without memory or values."""
-    with torch.device("meta"):
-        audio = MLPHead(record.heads, record.audio_dim)
-        text = MLPHead(record.heads, record.text_dim)
-        return ProjectionHeads(
-            audio, text, record.training.temperature, learn=record.training.learn_temperature
-        )
+    """Heads of the right shapes, without memory for values, whatever sizes the file claims."""
+    nowhere = torch.device("meta")
+    audio = MLPHead(record.heads, record.audio_dim, nowhere)
+    text = MLPHead(record.heads, record.text_dim, nowhere)
+    training = record.training
+    return ProjectionHeads(audio, text, training.temperature, learn=training.learn_temperature)
 
 
 def _check_weights(heads: ProjectionHeads, weights: Mapping[str, Tensor]) -> None:

@@ -24,6 +24,31 @@ def dropped_out(hidden: Tensor, share: float, generator: torch.Generator) -> Ten
     return hidden * keep.div_(1.0 - share)
 
 
+class UnsetLinear(nn.Module):
+    """A linear layer that is made without values: drawing them is `reset`'s, loading another's.
+
+    `nn.Linear` would draw from the global random state while it is made.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, device: torch.device) -> None:
+        """Make room for weight (out, in) and bias (out,)."""
+        super().__init__()
+        self.in_dim = in_dim
+        self.weight = nn.Parameter(torch.empty((out_dim, in_dim), device=device))
+        self.bias = nn.Parameter(torch.empty((out_dim,), device=device))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Weight and bias uniform in ±1/√in_dim, as `nn.Linear` draws them."""
+        bound = 1.0 / math.sqrt(self.in_dim)
+        self.weight.uniform_(-bound, bound, generator=generator)
+        self.bias.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, in) to (B, out)."""
+        return functional.linear(inputs, self.weight, self.bias)
+
+
 class MLPHead(nn.Module):
     """Embedding (B, D) to projection (B, P), not yet normalized.
 
@@ -33,30 +58,23 @@ class MLPHead(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, config: HeadsConfig, in_dim: int) -> None:
+    def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
         """Make a head without values: `reset` or a state dict gives them."""
         super().__init__()
-        # On "meta" a layer draws nothing, so the global random state stays as it is.
-        self.hidden = nn.Linear(in_dim, config.hidden_dim, device="meta")
-        self.out = nn.Linear(config.hidden_dim, config.out_dim, device="meta")
+        self.hidden = UnsetLinear(in_dim, config.hidden_dim, device)
+        self.out = UnsetLinear(config.hidden_dim, config.out_dim, device)
         self._gelu = config.activation == "gelu"
         self._dropout = config.dropout
         self._standardize = config.standardize_input
         if config.standardize_input:
-            self.register_buffer("mean", torch.empty(in_dim, device="meta"))
-            self.register_buffer("deviation", torch.empty(in_dim, device="meta"))
+            self.register_buffer("mean", torch.empty((in_dim,), device=device))
+            self.register_buffer("deviation", torch.empty((in_dim,), device=device))
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> MLPHead:
-        """Draw fresh weights from `generator`, on its device; returns the head itself.
-
-        Weight and bias are uniform in ±1/√(inputs), as `nn.Linear` draws them.
-        """
-        self.to_empty(device=generator.device)
-        for layer in (self.hidden, self.out):
-            bound = 1.0 / math.sqrt(layer.in_features)
-            layer.weight.uniform_(-bound, bound, generator=generator)
-            layer.bias.uniform_(-bound, bound, generator=generator)
+        """Draw fresh weights from `generator`, on its device; returns the head itself."""
+        self.hidden.reset(generator)
+        self.out.reset(generator)
         if self._standardize:
             self.mean.zero_()
             self.deviation.fill_(1.0)

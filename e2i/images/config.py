@@ -61,7 +61,7 @@ class ImagesConfig(Configuration):
     @classmethod
     def _is_plain_folder(cls, value: str) -> str:
         plain = re.fullmatch(_FOLDER_PATTERN, value) is not None
-        if not plain or value.split("/")[0] in _FOLDERS_OF_SHARDS:
+        if not plain or value.split("/", maxsplit=1)[0] in _FOLDERS_OF_SHARDS:
             message = (
                 f"the folder of the pseudo-images is not a plain name: got {value!r}, expected "
                 "letters, digits, '_', '.', '-' and '/' between folders, and neither 'audio' nor "

@@ -34,6 +34,16 @@ _COMPRESS_TYPE = zlib.Z_RLE
 _COMPRESS_LEVEL = 1
 
 _KEYWORD = "e2i"
+
+# What pillow raises at a file that is none, or is cut, damaged or absurdly large.
+_BROKEN = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    zlib.error,
+)
 _Choice = TypeVar("_Choice", bound=str)
 _to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -142,7 +152,7 @@ def _read(data: bytes, name: str) -> tuple[NDArray[np.uint8], str | None]:
             picture.load()
             mode, text = picture.mode, picture.info.get(_KEYWORD)
             pixels = np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, zlib.error) as error:
+    except _BROKEN as error:
         raise ImageError(
             f"{name} is not a whole PNG: got {len(data)} bytes that cannot be read, expected a "
             "pseudo-image. Render it again."
@@ -203,15 +213,19 @@ class _Facts:
 
     def extrema(self, key: str) -> NDArray[np.float32]:
         value = self._value(key)
-        numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
-        if not numbers or len(value) != NUM_CHANNELS:
+        if (
+            not isinstance(value, list)
+            or len(value) != NUM_CHANNELS
+            or any(type(item) not in (int, float) for item in value)
+        ):
             raise self._error(key, value, f"{NUM_CHANNELS} numbers")
-        extrema = np.array(value, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            extrema = np.array(value, dtype=np.float64).astype(np.float32)
         if not np.isfinite(extrema).all():
             raise self._error(key, value, "finite numbers")
         return extrema
 
-    def _value(self, key: str) -> Any:
+    def _value(self, key: str) -> object:
         if key not in self._facts:
             raise ImageError(
                 f"{self._name} does not say how it was made: got no {key!r} in its text chunk "

@@ -76,6 +76,8 @@ def bootstrap_intervals(
         )
     for name, metric in metrics.items():
         _require_all_clips(name, metric, num_clips)
+    if not metrics:
+        return {}
     means = {name: m for name, m in metrics.items() if m.statistic == "mean"}
     medians = {name: _Median.of(m, num_clips) for name, m in metrics.items() if name not in means}
     sums = [_per_clip(m.clip, num_clips, m.values) for m in means.values()]

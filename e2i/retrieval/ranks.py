@@ -22,7 +22,7 @@ from torch import Tensor
 from e2i.errors import RetrievalInputError
 
 _SORT_FROM = 24
-"""With this many positives a query, sorting a row is cheaper than comparing it with each of them."""
+"""From this many positives a query on, a row is sorted and not compared with each of them."""
 
 _BLOCK_CELLS = 2**22
 
@@ -129,7 +129,7 @@ def rank_positives(blocks: Iterable[Tensor], columns: Tensor) -> PositiveRanks:
     for block in blocks:
         rows = columns[done : done + len(block)].to(block.device)
         _require_block(block, rows, done)
-        counted.append(tuple(part.cpu() for part in _count(block, rows)))
+        counted.append(tuple(part.cpu() for part in _count(block.contiguous(), rows)))
         done, width = done + len(block), block.shape[1]
     if done != len(columns):
         raise RetrievalInputError(
@@ -151,7 +151,8 @@ def rank_positives(blocks: Iterable[Tensor], columns: Tensor) -> PositiveRanks:
 
 def matrix_blocks(similarity: Tensor) -> Iterator[Tensor]:
     """A whole matrix (Q, N) in views of about four million scores, to bound what is temporary."""
-    return iter(similarity.split(max(1, _BLOCK_CELLS // max(1, similarity.shape[1]))))
+    size = max(1, _BLOCK_CELLS // max(1, similarity.shape[1]))
+    return (similarity[start : start + size] for start in range(0, len(similarity), size))
 
 
 def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -159,10 +160,10 @@ def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     num_candidates, entry = block.shape[1], columns >= 0
     scores = block.gather(1, columns.clamp(min=0)).masked_fill(~entry, -torch.inf)
     # Fillers last: -inf ties at worst with positives of -inf, and the slots are alike.
-    scores = scores.sort(dim=1, descending=True).values
+    scores = scores.sort(dim=1, descending=True).values.contiguous()
     entry = entry.sort(dim=1, descending=True).values
     if scores.shape[1] < _SORT_FROM:
-        each = scores.split(1, dim=1)
+        each = [scores[:, j : j + 1] for j in range(scores.shape[1])]
         above = torch.stack([(block > score).sum(1, dtype=torch.int32) for score in each], dim=1)
         tied = torch.stack([(block == score).sum(1, dtype=torch.int32) for score in each], dim=1)
     else:

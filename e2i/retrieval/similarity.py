@@ -87,14 +87,18 @@ class CosineSimilarity:
     def text_to_audio(self, queries: int) -> Iterator[Tensor]:
         """Blocks (q, C) of `queries` captions each, in the order of the captions."""
         if self._kept is not None:
-            return iter(self._kept.split(queries))
+            return _rows(self._kept, queries)
         return _products(self._text, self._text_copies, self._audio, self._audio_copies, queries)
 
     def audio_to_text(self, queries: int) -> Iterator[Tensor]:
         """Blocks (q, N) of `queries` clips each, in the order of the clips."""
         if self._kept is not None:
-            return (columns.T.contiguous() for columns in self._kept.split(queries, dim=1))
+            return (columns.contiguous() for columns in _rows(self._kept.T, queries))
         return _products(self._audio, self._audio_copies, self._text, self._text_copies, queries)
+
+
+def _rows(scores: Tensor, size: int) -> Iterator[Tensor]:
+    return (scores[start : start + size] for start in range(0, len(scores), size))
 
 
 def _products(
@@ -136,7 +140,8 @@ def _distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """Products in plain float32, whatever the caller allows; its settings are put back."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    # Both are there at run time; torch's stubs do not know the second.
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

@@ -38,6 +38,8 @@ _VERSION_KEYS = (
     "mtime",
     "updated",
     "last_modified",
+    "LastModified",
+    "created",
 )
 _WEB = frozenset({"http", "https"})
 

@@ -161,7 +161,7 @@ def _other(protocol: str, text: str) -> tuple[Location, dict[str, object]]:
         file_system = get_filesystem_class(protocol)
     except ImportError as error:
         implementation = str(known_implementations.get(protocol, {}).get("class", protocol))
-        package = getattr(error.__cause__, "name", None) or implementation.split(".")[0]
+        package = getattr(error.__cause__, "name", None) or implementation.split(".", maxsplit=1)[0]
         raise ConfigError(
             f"the package for {protocol}:// is missing: got no module {package!r}, expected it "
             f"installed. Run `pip install {package}`."

@@ -50,6 +50,7 @@ _CLIENT = {
     "retries": {"total_max_attempts": 1},
     "max_pool_connections": 32,
 }
+_PAGE = 1000
 _MARK = "e2i-write"
 
 
@@ -120,7 +121,11 @@ class S3Store(Store):
 
         def list_page(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
             response = file_system.call_s3(
-                "list_objects_v2", Bucket=self._location.bucket, Prefix=prefix, **token
+                "list_objects_v2",
+                Bucket=self._location.bucket,
+                Prefix=prefix,
+                MaxKeys=_PAGE,
+                **token,
             )
             return cast("dict[str, Any]", response)
 

@@ -128,8 +128,9 @@ def _from_answer(
     if status in _SPECIAL:
         return _SPECIAL[status](str(other))
     if code in _NOT_FOUND or status == 404:
-        no_bucket = " (there is no such bucket)" if code == "NoSuchBucket" else ""
-        return translation.not_found(where + no_bucket)
+        if code == "NoSuchBucket":
+            return translation.no_bucket("/".join(where.split("/")[:3]))
+        return translation.not_found(where)
     if code in _FULL or status == 507:
         return translation.full(action, where, reason)
     if code in _NOT_ALLOWED or status in {401, 403}:

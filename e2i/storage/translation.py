@@ -47,6 +47,14 @@ def not_found(where: str) -> StorageNotFoundError:
     )
 
 
+def no_bucket(bucket: str) -> StorageNotFoundError:
+    """The bucket is missing, which a write does not make up for."""
+    return StorageNotFoundError(
+        f"there is no such bucket: got {bucket}, expected an existing one. Create it, or correct "
+        "the URL."
+    )
+
+
 def stale(where: str, found: str | None, version: str | None) -> StaleWriteError:
     """Someone else wrote first."""
     return StaleWriteError(

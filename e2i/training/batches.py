@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class EpochPlan:
 
     def __iter__(self) -> Iterator[Tensor]:
         """The pair indices of each batch."""
-        return iter(self.order.split(list(self.sizes)))
+        return iter(torch.split(self.order, list(self.sizes)))
 
 
 class DistinctClipBatches:
@@ -54,6 +55,7 @@ class DistinctClipBatches:
             batch_size: pairs in a batch, at most.
         """
         self._pair_clip = pair_clip
+        self._batch_size = batch_size
         captions_per_clip = torch.bincount(pair_clip)
         self._num_clips = int(captions_per_clip.numel())
         self._num_rounds = int(captions_per_clip.max())
@@ -66,9 +68,14 @@ class DistinctClipBatches:
         )
 
     @property
-    def largest(self) -> int:
-        """Pairs in the largest batch of every epoch."""
-        return -(-int(self._pair_clip.numel()) // self._num_batches)
+    def fits(self) -> int:
+        """Pairs that a batch can hold: the size asked for, or less where clips do not suffice.
+
+        Batches of the size asked for may still come out somewhat smaller, where all are evened.
+        """
+        if self._rounds_are_batches:
+            return -(-int(self._pair_clip.numel()) // self._num_rounds)
+        return self._batch_size
 
     def epoch(self, generator: torch.Generator) -> EpochPlan:
         """Draw one epoch; `generator` is on the CPU."""
@@ -78,9 +85,8 @@ class DistinctClipBatches:
             rounds = [rounds[pick] for pick in picks]
             return EpochPlan(torch.cat(rounds), tuple(len(one) for one in rounds))
         pairs, batches = int(self._pair_clip.numel()), self._num_batches
-        starts = [index * pairs // batches for index in range(batches + 1)]
-        sizes = tuple(end - start for start, end in zip(starts[:-1], starts[1:], strict=True))
-        return EpochPlan(self._strung_together(rounds, starts), sizes)
+        starts = _even_cuts(pairs, batches)
+        return EpochPlan(self._strung_together(rounds, starts), _sizes(starts))
 
     def _rounds(self, generator: torch.Generator) -> list[Tensor]:
         """Shuffled rounds of pairs, none with a clip twice, lengths within one of each other."""
@@ -127,15 +133,24 @@ class RandomPairBatches:
     def __init__(self, pair_clip: Tensor, batch_size: int) -> None:
         """Take the pairs, as `DistinctClipBatches` does."""
         self._pairs = int(pair_clip.numel())
+        self._batch_size = batch_size
         self._num_batches = -(-self._pairs // batch_size)
 
     @property
-    def largest(self) -> int:
-        """Pairs in the largest batch of every epoch."""
-        return -(-self._pairs // self._num_batches)
+    def fits(self) -> int:
+        """Pairs that a batch can hold, as in `DistinctClipBatches`."""
+        return min(self._pairs, self._batch_size)
 
     def epoch(self, generator: torch.Generator) -> EpochPlan:
         """Draw one epoch; `generator` is on the CPU."""
-        starts = [index * self._pairs // self._num_batches for index in range(self._num_batches + 1)]
-        sizes = tuple(end - start for start, end in zip(starts[:-1], starts[1:], strict=True))
+        sizes = _sizes(_even_cuts(self._pairs, self._num_batches))
         return EpochPlan(torch.randperm(self._pairs, generator=generator), sizes)
+
+
+def _even_cuts(pairs: int, batches: int) -> list[int]:
+    """Where batches start, and the end: lengths within one of each other."""
+    return [index * pairs // batches for index in range(batches + 1)]
+
+
+def _sizes(starts: list[int]) -> tuple[int, ...]:
+    return tuple(end - start for start, end in pairwise(starts))

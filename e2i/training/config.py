@@ -29,7 +29,11 @@ class TrainingConfig(Configuration):
 
     epochs: int = Field(10, ge=1, le=100_000, description="Passes over all training pairs.")
     batch_size: int = Field(
-        256, ge=2, le=1_048_576, description="Pairs in a training batch, at most."
+        256,
+        ge=2,
+        le=1_048_576,
+        description="Pairs in a training batch, at most; the batches of an epoch are made equally "
+        "large.",
     )
     lr: float = Field(
         5e-4,
@@ -53,7 +57,8 @@ class TrainingConfig(Configuration):
         0.1,
         gt=0.0,
         lt=1.0,
-        description="Share of the clips held out for validation where there is no validation cache.",
+        description="Share of the clips held out for validation where there is no validation "
+        "cache.",
     )
     test_fraction: float = Field(
         0.1,

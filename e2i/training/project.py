@@ -24,6 +24,6 @@ def project(
         (C, P) and (N, P), L2-normalized.
     """
     return (
-        torch.cat([heads.project_audio(rows) for rows in audio.split(batch_size)]),
-        torch.cat([heads.project_text(rows) for rows in text.split(batch_size)]),
+        torch.cat([heads.project_audio(rows) for rows in torch.split(audio, batch_size)]),
+        torch.cat([heads.project_text(rows) for rows in torch.split(text, batch_size)]),
     )

@@ -8,14 +8,11 @@ is refused.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import torch
 
 from e2i.errors import ConfigError
 from e2i.heads.build import ProjectionHeads, seeded_generator
-from e2i.losses import contrastive_loss
+from e2i.losses import contrastive_loss, positives_from_clips
 from e2i.retrieval.config import EvaluationConfig
 from e2i.retrieval.evaluation import evaluate_projections
 from e2i.retrieval.metrics import mean_average_precision_at_k
@@ -84,7 +81,7 @@ class Validation:
         pairs = self._pairs
         audio, text = project(heads, pairs.audio, pairs.text, _PROJECT_ROWS)
         evaluated = evaluate_projections(
-            text, audio, pairs.pair_clip, EvaluationConfig(bootstrap_resamples=0)
+            text, audio, pairs.pair_clip.cpu().numpy(), EvaluationConfig(bootstrap_resamples=0)
         )
         scores = {name: score.value for name, score in evaluated.scores.items()}
         if self._cut_map_at is not None:
@@ -93,7 +90,7 @@ class Validation:
         for batch in self._plan:
             clips = pairs.pair_clip[batch]
             loss = contrastive_loss(
-                audio[clips], text[batch], clips[:, None] == clips, heads.logit_scale.detach()
+                audio[clips], text[batch], positives_from_clips(clips), heads.logit_scale.detach()
             )
             losses.append(loss * len(batch))
         scores["val_loss"] = float(torch.stack(losses).sum()) / len(text)
@@ -107,11 +104,3 @@ class Validation:
         if self._metric.startswith("audio_to_text"):
             similarity, positives = similarity.T, positives.T
         return mean_average_precision_at_k(similarity, positives, int(self._cut_map_at or 1))
-
-    def value(self, scores: Mapping[str, float]) -> float:
-        """What the epoch is chosen by."""
-        value = scores[self._metric]
-        if math.isnan(value):
-            message = f"{self._metric} is not defined: got nan, expected a number. Lower --lr."
-            raise ConfigError(message)
-        return value

@@ -95,9 +95,7 @@ def ringing(length: int, modes: Sequence[tuple[float, float, float]]) -> Signal:
     out = np.zeros(length)
     for frequency_hz, amplitude, time_constant_s in modes:
         audible = min(length, num_samples(7.0 * time_constant_s))
-        out[:audible] += (
-            amplitude * tone(frequency_hz, audible) * decay(audible, time_constant_s)
-        )
+        out[:audible] += amplitude * tone(frequency_hz, audible) * decay(audible, time_constant_s)
     return out
 
 
@@ -136,7 +134,9 @@ def rms(signal: Signal) -> float:
 def _fast_length(length: int) -> int:
     """The next length that transforms quickly, at most a quarter longer."""
     power = 1 << max(4, (length - 1).bit_length() - 1)
-    return next(size for size in (power, power * 5 // 4, power * 3 // 2, power * 2) if size >= length)
+    return next(
+        size for size in (power, power * 5 // 4, power * 3 // 2, power * 2) if size >= length
+    )
 
 
 @lru_cache(maxsize=32)

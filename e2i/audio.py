@@ -1,0 +1,227 @@
+"""Recordings as stored bytes to waveforms.
+
+Conventions: a waveform is float32 `(T,)`, mono, in [-1, 1]. Decoding is libsndfile's (wav with 8,
+16, 24, 32 bits or floats, flac, ogg, mp3, aiff, …), told by content and never by name.
+
+What is decided here:
+
+- Mono is the mean of the channels.
+- Floating-point and lossy formats can hold samples beyond full scale, and 32-bit field recorders
+  make use of that. Where the mono mix exceeds 1, the whole clip is divided by its peak: that keeps
+  its shape, which clipping would not. What rings over full scale in resampling is clipped, since
+  the recording itself was at its limit there.
+- A recording that is cut short is refused, not used as far as it goes: the clip would stand in the
+  data with captions for what is no longer heard. That takes a length to compare with: the header's
+  in wav, aiff, flac and mp3. An ogg file cut between two pages has none.
+- Headers are not believed: memory is taken for what is decoded, block by block.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from e2i.errors import AudioError
+from e2i.resampling import RESAMPLER, resample
+
+WAVEFORM_SETTINGS: dict[str, str] = {
+    "downmix": "mean",
+    "overload": "divide by peak",
+    "resampler": RESAMPLER,
+}
+"""What makes a waveform of a recording, for the fingerprint of audio encoders."""
+
+MIN_SAMPLE_RATE = 1_000
+MAX_SAMPLE_RATE = 1_000_000
+MAX_FRAMES = 2**30
+"""Longest recording, in samples a channel: 6 h 12 min at 48 kHz."""
+
+_BLOCK_SAMPLES = 2**20
+_UNKNOWN_LENGTH = 2**62
+"""libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
+_CONTAINERS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
+    b"RIFF": ("little", b"data"),
+    b"RIFX": ("big", b"data"),
+    b"FORM": ("big", b"SSND"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """One recording, ready for an encoder.
+
+    Attributes:
+        samples: float32 (T,), mono, in [-1, 1], at the rate asked for.
+        duration_s: length of the recording as stored, in seconds.
+    """
+
+    samples: NDArray[np.float32]
+    duration_s: float
+
+
+def decode(data: bytes, *, name: str) -> tuple[NDArray[np.float32], int]:
+    """All channels of a recording, as stored.
+
+    Args:
+        data: the bytes of the file.
+        name: what the recording is called, for messages.
+
+    Returns:
+        float32 (channels, T), integer formats scaled to [-1, 1], others as they are; and the
+        sample rate in Hz.
+
+    Raises:
+        AudioError: empty, not audio, cut short, no samples, samples that are not finite, or a rate
+            or length out of bounds.
+    """
+    blocks, sample_rate = _decode_blocks(data, name, np.transpose)
+    return np.concatenate(blocks, axis=1), sample_rate
+
+
+def load_waveform(data: bytes, sample_rate: int, name: str) -> Waveform:
+    """A recording as an encoder takes it: mono, at `sample_rate` (Hz), in [-1, 1].
+
+    Args:
+        data: the bytes of the file.
+        sample_rate: rate wanted, in Hz.
+        name: what the recording is called, for messages.
+
+    Raises:
+        AudioError: as `decode`.
+    """
+    blocks, source_hz = _decode_blocks(data, name, lambda block: block.mean(axis=1))
+    mono = np.concatenate(blocks)
+    frames = len(mono)
+    peak = float(np.abs(mono).max())
+    if peak > 1:
+        mono /= np.float32(peak)
+    samples = np.clip(resample(mono, source_hz, sample_rate), -1, 1)
+    return Waveform(samples, frames / source_hz)
+
+
+class _ForwardReader(soundfile.SoundFile):  # type: ignore[misc]
+    """Reads without seeking, which fails for FLAC streams that leave their length open."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Source(io.BytesIO):
+    """Stays where it is on a seek before its start, which broken headers make libsndfile try."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
+def _decode_blocks(
+    data: bytes, name: str, keep: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> tuple[list[NDArray[np.float32]], int]:
+    """What `keep` makes of each block (frames, channels), and the sample rate."""
+    if not data:
+        raise AudioError(
+            f"recording {name!r} is empty: got 0 bytes, expected audio. Fetch the file again."
+        )
+    _check_whole(data, name)
+    try:
+        with _ForwardReader(_Source(data)) as reader:
+            _check_rate(reader.samplerate, name)
+            return _read_all(reader, name, keep), int(reader.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"recording {name!r} cannot be decoded: got {_reason(error)}, expected wav, flac, ogg, "
+            "mp3 or another format of libsndfile. Check that the file is whole, or convert it to "
+            "wav."
+        ) from error
+
+
+def _read_all(
+    reader: soundfile.SoundFile,
+    name: str,
+    keep: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> list[NDArray[np.float32]]:
+    blocks: list[NDArray[np.float32]] = []
+    frames = 0
+    while True:
+        block = reader.read(
+            max(1, _BLOCK_SAMPLES // reader.channels), dtype="float32", always_2d=True
+        )
+        if not len(block):
+            break
+        _check_finite(block, frames, name)
+        frames += len(block)
+        if frames > MAX_FRAMES:
+            raise AudioError(
+                f"recording {name!r} is too long: got more than {MAX_FRAMES:,} samples a channel, "
+                f"expected at most that many. Cut it into clips."
+            )
+        blocks.append(keep(block))
+    if frames == 0:
+        raise AudioError(
+            f"recording {name!r} has no samples: got 0, expected at least 1. Fetch the file again."
+        )
+    if frames < reader.frames < _UNKNOWN_LENGTH:
+        raise _truncated(name, f"{frames:,} samples", f"{reader.frames:,}")
+    return blocks
+
+
+def _check_rate(sample_rate: int, name: str) -> None:
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise AudioError(
+            f"recording {name!r} has an unusable sample rate: got {sample_rate:,} Hz, expected "
+            f"{MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,}. Check its header, or resample it."
+        )
+
+
+def _check_finite(block: NDArray[np.float32], frames_before: int, name: str) -> None:
+    finite = np.isfinite(block)
+    if not finite.all():
+        frame, channel = np.argwhere(~finite)[0]
+        raise AudioError(
+            f"recording {name!r} holds samples that are not finite: got {block[frame, channel]} at "
+            f"sample {frames_before + int(frame):,}, expected numbers. Export it again."
+        )
+
+
+def _check_whole(data: bytes, name: str) -> None:
+    """Compare what a wav or aiff header promises with the bytes that are there.
+
+    libsndfile reads such files as far as they go, without a word.
+    """
+    if data[:4] not in _CONTAINERS:
+        return
+    order, wanted = _CONTAINERS[data[:4]]
+    position = 12
+    while position + 8 <= len(data):
+        chunk = data[position : position + 4]
+        promised = int.from_bytes(data[position + 4 : position + 8], order)
+        position += 8
+        if chunk == wanted:
+            there = len(data) - position
+            if promised > there:
+                raise _truncated(name, f"{there:,} bytes of samples", f"{promised:,}")
+            return
+        position += promised + promised % 2
+
+
+def _truncated(name: str, got: str, promised: str) -> AudioError:
+    return AudioError(
+        f"recording {name!r} is truncated: got {got}, expected the {promised} that its header "
+        "promises. Fetch the file again; if it was streamed to disk without a length, convert it "
+        "once more, to a file."
+    )
+
+
+def _reason(error: soundfile.LibsndfileError) -> str:
+    """The library's reason, without the object that it read from."""
+    reason = str(error.error_string).strip().rstrip(".")
+    # What libsndfile says when it took the bytes for mp3 and found no frame in them.
+    return "no audio" if reason.startswith("File does not exist") else f"{reason!r}"

@@ -1,0 +1,240 @@
+"""Shards: the rows of one chunk as one Parquet file.
+
+Conventions: a row is one clip or one caption; embeddings are float32, finite, a fixed-size list of
+D values that cannot be null. The file's own metadata say which cache, fingerprint and generation
+the rows belong to. The same rows give the same bytes under one version of pyarrow. Pages are large
+and neither compressed nor dictionary-coded: embeddings do not compress, and reading is then
+nearly a copy. A shard's key is a hash of its ids, their content digests, the fingerprint and the
+generation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from e2i.cache.header import CacheHeader
+from e2i.cache.layout import SCHEMA_VERSION, Side
+from e2i.errors import CacheCorruptError, StorageError
+from e2i.storage import FileInfo, Folder
+
+_KEY_DIGITS = 20
+_PAGE_BYTES = 16 * 2**20
+_ROW_GROUP_ROWS = 20_000
+_WHOLE_BYTES = 8 * 2**20
+"""Remote shards up to this size are read in one request."""
+_PREFIX = "e2i."
+
+ID_COLUMN: dict[Side, str] = {"audio": "clip_id", "text": "caption_id"}
+_KEY_COLUMNS: dict[Side, list[str]] = {
+    "audio": ["clip_id", "content_sha256", "source_bytes", "source_version"],
+    "text": ["caption_id", "clip_id", "caption"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStamp:
+    """What the rows of a shard belong to."""
+
+    side: Side
+    dataset: str
+    split: str
+    fingerprint: str
+    generation: int
+    dim: int
+
+    @classmethod
+    def of(cls, header: CacheHeader, side: Side) -> ShardStamp:
+        """What rows of this side have to carry to count."""
+        stored = header.side(side)
+        return cls(
+            side, header.dataset, header.split, stored.fingerprint, stored.generation, stored.dim
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRow:
+    """One clip: its embedding, float32 (D,), and the recording that it is made from."""
+
+    clip_id: str
+    content_sha256: str
+    source_bytes: int
+    source_version: str
+    embedding: NDArray[np.float32]
+    duration_s: float
+    num_windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """The columns of a shard that say what is stored, without the embeddings.
+
+    Attributes:
+        name: below the cache folder.
+        size_bytes: of the file.
+        stamp: what the rows belong to; None for a file that no e2i wrote.
+        rows: number of rows.
+        columns: by name, one value a row.
+        sha256: of the file, where it was asked for.
+    """
+
+    name: str
+    size_bytes: int
+    stamp: ShardStamp | None
+    rows: int
+    columns: dict[str, list[str | int]]
+    sha256: str | None
+
+
+def caption_digest(text: str) -> str:
+    """Content digest of a caption."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def shard_key(stamp: ShardStamp, contents: Iterable[tuple[str, str]]) -> str:
+    """Key of the shard that holds these (id, content digest), in this order."""
+    digest = hashlib.sha256()
+    parts = [stamp.side, stamp.fingerprint, str(stamp.generation)]
+    for part in (*parts, *(word for pair in contents for word in pair)):
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:_KEY_DIGITS]
+
+
+def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> bytes:
+    """The file that holds these clips."""
+    fields: list[tuple[str, pa.DataType, list[object]]] = [
+        ("clip_id", pa.string(), [row.clip_id for row in rows]),
+        ("content_sha256", pa.string(), [row.content_sha256 for row in rows]),
+        ("source_bytes", pa.int64(), [row.source_bytes for row in rows]),
+        ("source_version", pa.string(), [row.source_version for row in rows]),
+        ("duration_s", pa.float64(), [row.duration_s for row in rows]),
+        ("num_windows", pa.int32(), [row.num_windows for row in rows]),
+    ]
+    return _write(stamp, fields, np.stack([row.embedding for row in rows]), before=4)
+
+
+def text_shard(
+    stamp: ShardStamp,
+    captions: Sequence[tuple[str, str, str]],
+    embeddings: NDArray[np.float32],
+) -> bytes:
+    """The file that holds these captions.
+
+    Args:
+        stamp: what they belong to.
+        captions: caption id, clip id and text of each.
+        embeddings: float32 (N, D).
+    """
+    names = ("caption_id", "clip_id", "caption")
+    columns: list[list[object]] = [list(column) for column in zip(*captions, strict=True)]
+    fields = [(name, pa.string(), column) for name, column in zip(names, columns, strict=True)]
+    return _write(stamp, fields, embeddings, before=3)
+
+
+def _write(
+    stamp: ShardStamp,
+    fields: list[tuple[str, pa.DataType, list[object]]],
+    embeddings: NDArray[np.float32],
+    before: int,
+) -> bytes:
+    """The fields, with the embeddings after the first `before` of them."""
+    element = pa.field("element", pa.float32(), nullable=False)
+    list_type = pa.list_(element, stamp.dim)
+    schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
+    arrays = [pa.array(values, kind) for _, kind, values in fields]
+    flat = np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1)
+    schema.insert(before, pa.field("embedding", list_type, nullable=False))
+    arrays.insert(before, pa.FixedSizeListArray.from_arrays(pa.array(flat), type=list_type))
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(schema, metadata=_metadata(stamp)))
+    file = io.BytesIO()
+    pq.write_table(
+        table,
+        file,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=[ID_COLUMN[stamp.side]],
+        data_page_size=_PAGE_BYTES,
+        row_group_size=_ROW_GROUP_ROWS,
+    )
+    return file.getvalue()
+
+
+def _metadata(stamp: ShardStamp) -> dict[str, str]:
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "side": stamp.side,
+        "dataset": stamp.dataset,
+        "split": stamp.split,
+        "fingerprint": stamp.fingerprint,
+        "generation": stamp.generation,
+    }
+    return {_PREFIX + name: str(value) for name, value in values.items()}
+
+
+def read_keys(folder: Folder, file: FileInfo, side: Side, *, hashed: bool) -> ShardKeys:
+    """What a shard holds, without its embeddings.
+
+    Args:
+        folder: the cache.
+        file: the shard as listed.
+        side: that it lies under.
+        hashed: read the whole file and give its sha256 too.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    data = folder.read(file.name) if hashed else None
+    with _opened(folder, file, data) as shard:
+        stamp = _stamp(shard.schema_arrow, side)
+        columns: dict[str, list[str | int]] = {}
+        if stamp is not None:
+            table = _guarded(folder, file.name, lambda: shard.read(columns=_KEY_COLUMNS[side]))
+            for name in _KEY_COLUMNS[side]:
+                columns[name] = table.column(name).to_numpy().tolist()
+        return ShardKeys(
+            name=file.name,
+            size_bytes=file.size_bytes,
+            stamp=stamp,
+            rows=shard.metadata.num_rows,
+            columns=columns,
+            sha256=hashlib.sha256(data).hexdigest() if data is not None else None,
+        )
+
+
+def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Table:
+    """All that readers need of a shard: ids, embeddings, and durations or captions."""
+    columns = {
+        "audio": ["clip_id", "embedding", "duration_s"],
+        "text": ["caption_id", "clip_id", "caption", "embedding"],
+    }[side]
+    return _guarded(
+        folder, name, lambda: pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
+    )
+
+
+def _opened(folder: Folder, file: FileInfo, data: bytes | None) -> pq.ParquetFile:
+    if data is None and folder.local_path is None and file.size_bytes <= _WHOLE_BYTES:
+        data = folder.read(file.name)
+    if data is not None:
+        source: object = pa.BufferReader(data)
+    elif folder.local_path is not None:
+        source = f"{folder.local_path}/{file.name}"
+    else:
+        source = folder.open(file.name)
+    return _guarded(folder, file.name, lambda: pq.ParquetFile(source, memory_map=True))
+
+
+def corrupt(folder: Folder, name: str, got: str, expected: str) -> CacheCorruptError:
+    """The error for a shard that is not what it should be."""
+    return CacheCorruptError(
+        f"a shard of the cache is damaged: got {got} in {folder.url}/{name}, expected {expected}. "
+        "Delete that file and run `e2i cache-embeddings` again as before; the rest is reused."
+    )

@@ -1,0 +1,66 @@
+"""The flows `e2i-train-projection` and `e2i-eval-projection`."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from e2i.heads.config import HeadsConfig
+from e2i.retrieval.config import EvaluationConfig
+from e2i.training.config import TrainingConfig
+from flows.parameters import CHECKPOINT_NAME, DATA_ROOT
+from flows.run_record import RunRecord, name_run
+from flows.summary import RunSummary
+from tasks.learning import evaluate, train
+
+
+@flow(name="e2i-train-projection", flow_run_name=name_run, persist_result=False)
+def train_projection(
+    cache_dir: str = f"{DATA_ROOT}/embeddings/development",
+    val_cache_dir: str = "",
+    output_dir: str = "checkpoints",
+    heads: HeadsConfig = HeadsConfig(),
+    training: TrainingConfig = TrainingConfig(),
+) -> RunSummary:
+    """Train projection heads on cached embeddings; keep the best epoch by validation.
+
+    Args:
+        cache_dir: Folder or URL of the cache to train on.
+        val_cache_dir: Cache to select on; default: 'validation' beside the training cache, else a
+            part of it.
+        output_dir: Folder or URL that the checkpoint is written to.
+        heads: What the projection heads look like.
+        training: How they are trained.
+    """
+    record = RunRecord()
+    trained = train([cache_dir], val_cache_dir, output_dir, CHECKPOINT_NAME, heads, training)
+    record.add(trained.counts)
+    record.notes += trained.notes
+    record.locations |= {"cache": cache_dir, "checkpoint": trained.checkpoint_url}
+    return record.summary(metrics=trained.metrics)
+
+
+@flow(name="e2i-eval-projection", flow_run_name=name_run, persist_result=False)
+def eval_projection(
+    cache_dir: str = f"{DATA_ROOT}/embeddings/evaluation",
+    checkpoint: str = f"checkpoints/{CHECKPOINT_NAME}",
+    batch_size: int = 1024,
+    device: str = "auto",
+    allow_seen: bool = False,
+    evaluation: EvaluationConfig = EvaluationConfig(),
+) -> RunSummary:
+    """Score a checkpoint on a cache that it has not seen.
+
+    Args:
+        cache_dir: Folder or URL of the cache to evaluate on.
+        checkpoint: Checkpoint file or URL; 'none' compares the embeddings themselves.
+        batch_size: Embeddings projected in one forward pass.
+        device: auto, cpu, cuda, cuda:<n> or mps.
+        allow_seen: Score clips that the checkpoint was trained or selected on too.
+        evaluation: How retrieval is evaluated.
+    """
+    record = RunRecord()
+    scores = evaluate(cache_dir, checkpoint, evaluation, batch_size, device, allow_seen)
+    record.add(scores.counts)
+    record.notes += scores.notes
+    record.locations |= {"cache": cache_dir, "checkpoint": checkpoint}
+    return record.summary(metrics=scores.metrics)

@@ -1,0 +1,175 @@
+"""Tasks that train projection heads and score them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect import get_run_logger, task
+
+from e2i.cache.reader import open_cache
+from e2i.errors import CacheNotFoundError
+from e2i.heads.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from e2i.heads.config import HeadsConfig
+from e2i.report.scores import Metrics, metrics_of, score_record, write_score_record
+from e2i.retrieval.config import EvaluationConfig
+from e2i.storage import Folder
+from e2i.store_layout import join_url, split_url
+from e2i.training.config import TrainingConfig
+from e2i.training.evaluate import evaluate_checkpoint
+from e2i.training.train import EpochRecord, train_heads
+from tasks.artifacts import scores_artifact
+from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
+from tasks.progress import Stage, progress_sink
+
+NO_CHECKPOINT = "none"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes:
+        checkpoint_url: where the heads lie.
+        counts: clips and captions trained on, epochs.
+        metrics: validation scores of the epoch that was kept.
+        notes: what was done other than asked, and which epoch was kept.
+    """
+
+    checkpoint_url: str
+    counts: dict[str, int]
+    metrics: Metrics
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: by key: value, low, high, chance.
+        counts: clips and captions scored.
+        notes: what a reader of the scores has to know.
+        report_url: where they are stored; empty if they are not.
+    """
+
+    metrics: Metrics
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+    report_url: str
+
+
+def beside(cache_url: str, split: str) -> str:
+    """The cache of another split, in the folder that this one lies in."""
+    return join_url(split_url(cache_url)[0], split)
+
+
+@task(
+    name="train-projection",
+    task_run_name="train-projection",
+    tags=["train"],
+    timeout_seconds=WHOLE_TIMEOUT_S,
+    **TRIED_AGAIN,
+)
+def train(
+    cache_urls: list[str],
+    val_cache_url: str,
+    output_url: str,
+    checkpoint_name: str,
+    heads: HeadsConfig,
+    training: TrainingConfig,
+) -> Trained:
+    """Train on caches, choose the epoch on another, store the checkpoint."""
+    caches = [open_cache(Folder(url)).load() for url in cache_urls]
+    validation = None
+    if val_cache_url:
+        validation = open_cache(Folder(val_cache_url)).load()
+    elif len(caches) == 1 and caches[0].split != "validation":
+        try:
+            validation = open_cache(Folder(beside(cache_urls[0], "validation"))).load()
+        except CacheNotFoundError:
+            get_run_logger().info(
+                "No validation cache beside %s: clips are held out", cache_urls[0]
+            )
+    name = "train projection heads"
+    with Stage(name, training.epochs, "epochs") as stage:
+
+        def on_epoch(epoch: EpochRecord) -> None:
+            progress_sink().advance(name, 1)
+            get_run_logger().info(
+                "epoch %d of %d: loss %.4f, validation %s %.4f",
+                epoch.epoch,
+                epoch.num_epochs,
+                epoch.train_loss,
+                training.selection_metric,
+                epoch.metrics[training.selection_metric],
+            )
+
+        trained = train_heads(caches, validation, heads, training, on_epoch)
+        best = trained.best
+        value = best.metrics[training.selection_metric]
+        kept = f"epoch {best.epoch} of {training.epochs} kept"
+        stage.outcome = f"{kept}, validation {training.selection_metric} {value:.3f}"
+    save_checkpoint(Folder(output_url), checkpoint_name, trained.checkpoint)
+    return Trained(
+        checkpoint_url=join_url(Folder(output_url).url, checkpoint_name),
+        counts={
+            "clips": sum(len(cache.clip_ids) for cache in caches),
+            "captions": sum(len(cache.caption_ids) for cache in caches),
+            "epochs": training.epochs,
+        },
+        metrics={
+            f"validation_{metric}": {"value": value, "low": None, "high": None, "chance": None}
+            for metric, value in best.metrics.items()
+        },
+        notes=(
+            *trained.notes,
+            f"Kept: {kept}, by validation {training.selection_metric}.",
+        ),
+    )
+
+
+@task(
+    name="eval-projection",
+    task_run_name="eval-projection",
+    tags=["evaluate"],
+    timeout_seconds=WHOLE_TIMEOUT_S,
+    **TRIED_AGAIN,
+)
+def evaluate(
+    cache_url: str,
+    checkpoint_url: str,
+    evaluation: EvaluationConfig,
+    batch_size: int = 1024,
+    device: str = "auto",
+    allow_seen: bool = False,
+    reports_url: str = "",
+) -> Scored:
+    """Score a checkpoint on a cache; store the scores where a folder for reports is given."""
+    cache = open_cache(Folder(cache_url)).load()
+    checkpoint: Checkpoint | None = None
+    if checkpoint_url != NO_CHECKPOINT:
+        folder_url, checkpoint_name = split_url(checkpoint_url)
+        checkpoint = load_checkpoint(Folder(folder_url), checkpoint_name)
+    with Stage("evaluate retrieval", len(cache.caption_ids), "captions") as stage:
+        result = evaluate_checkpoint(
+            checkpoint,
+            cache,
+            evaluation,
+            allow_seen=allow_seen,
+            batch_size=batch_size,
+            device=device,
+        )
+        scored = result.retrieval
+        stage.outcome = f"{scored.num_captions} captions against {scored.num_clips} clips"
+    metrics = metrics_of(result)
+    scores_artifact(metrics, cache.dataset, cache.split, result.notes)
+    report_url = ""
+    if reports_url:
+        record = score_record(result, cache, checkpoint, checkpoint_url, evaluation)
+        report_url = write_score_record(Folder(reports_url), f"{cache.split}.json", record)
+    return Scored(
+        metrics=metrics,
+        counts={"clips": scored.num_clips, "captions": scored.num_captions},
+        notes=result.notes,
+        report_url=report_url,
+    )

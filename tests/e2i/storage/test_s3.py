@@ -1,0 +1,391 @@
+"""S3: the contract on a real server, then what servers and networks do wrong."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from e2i.errors import (
+    ConfigError,
+    StaleWriteError,
+    StorageFullError,
+    StorageNotFoundError,
+    StoragePermissionError,
+    StorageUnavailableError,
+    is_transient,
+)
+from e2i.storage import Folder, s3
+from s3_server import S3Server
+from storage_contract import SharedStorageContract
+
+
+class TestS3(SharedStorageContract):
+    @pytest.fixture
+    def folder(self, s3_server):
+        url = f"{s3_server.url}/{uuid.uuid4().hex}/my data #1 ?x=%20"
+        return Folder(url, s3_server.storage_options)
+
+
+class TestS3BucketRoot:
+    def test_the_bucket_itself_is_a_folder(self, s3_server):
+        folder = Folder("s3://other", s3_server.storage_options)
+        folder.write("a/b", b"1")
+        assert [file.name for file in folder.files()] == ["a/b"]
+        assert folder.folder("a").url == "s3://other/a"
+        folder.delete("a/b")
+        assert folder.files() == []
+
+
+def calls(folder: Folder) -> list[Callable[[], object]]:
+    return [
+        lambda: folder.read("a"),
+        lambda: folder.open("a"),
+        lambda: folder.write("a", b""),
+        lambda: folder.create("a", b""),
+        lambda: folder.replace("a", b"", None),
+        lambda: folder.delete("a"),
+        lambda: folder.info("a"),
+        lambda: folder.files(),
+    ]
+
+
+def test_listings_have_more_than_one_page(s3_folder, monkeypatch):
+    monkeypatch.setattr(s3, "_PAGE", 3)
+    for number in range(8):
+        s3_folder.write(f"{number} #", b"")
+    assert [file.name for file in s3_folder.files()] == [f"{number} #" for number in range(8)]
+
+
+def test_a_reader_stays_with_its_version(s3_folder):
+    s3_folder.write("large", bytes(9_000_000))
+    with s3_folder.open("large") as file:
+        assert file.read(10) == bytes(10)
+        s3_folder.write("large", b"\1" * 9_000_000)
+        file.seek(8_500_000)
+        with pytest.raises(StaleWriteError, match="someone else wrote first"):
+            file.read(10)
+
+
+def test_a_wrong_secret(s3_server):
+    folder = Folder(
+        f"{s3_server.url}/x", {**s3_server.storage_options, "secret": "wrong-secret-987"}
+    )
+    for call in calls(folder):
+        with pytest.raises(StoragePermissionError, match="not allowed to") as caught:
+            call()
+        assert "AWS_SECRET_ACCESS_KEY" in str(caught.value)
+        assert f"{s3_server.url}/x" in str(caught.value)
+        assert not is_transient(caught.value)
+        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        assert "wrong-secret-987" not in shown
+
+
+def test_credentials_in_the_url_work_and_are_not_shown(s3_server):
+    url = f"s3://{s3_server.key}:{s3_server.secret}@e2i/{uuid.uuid4().hex}"
+    folder = Folder(url, {"endpoint_url": s3_server.endpoint_url})
+    folder.write("a", b"1")
+    assert folder.read("a") == b"1"
+    assert folder.url == "s3://e2i/" + url.rpartition("/")[2]
+    with pytest.raises(StorageNotFoundError) as caught:
+        folder.read("missing")
+    shown = "".join(traceback.format_exception(caught.value)) + repr(folder) + folder.url
+    assert s3_server.secret not in shown
+    assert s3_server.key not in shown
+
+
+def test_a_secret_that_a_server_repeats_is_not_shown(s3_server):
+    with FaultyProxy(s3_server) as proxy:
+        proxy.answer_next(403, "AccessDenied", f"the secret {s3_server.secret} is bad")
+        with pytest.raises(StoragePermissionError, match=r"the secret \*\*\* is bad") as caught:
+            proxy.folder().read("a")
+    assert s3_server.secret not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_credentials(s3_server):
+    folder = Folder(s3_server.url, {"endpoint_url": s3_server.endpoint_url})
+    with pytest.raises(StoragePermissionError, match="Unable to locate credentials") as caught:
+        folder.read("a")
+    assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"endpoint_url": "nonsense"}, "Invalid endpoint: nonsense"),
+        ({"profile": "no-such"}, r"The config profile \(no-such\) could not be found"),
+    ],
+)
+def test_a_wrong_configuration(options, text):
+    with pytest.raises(ConfigError, match=text):
+        Folder("s3://e2i", options).read("a")
+
+
+def test_a_missing_bucket(s3_server):
+    folder = Folder("s3://no-such-bucket/x", s3_server.storage_options)
+    for call in calls(folder):
+        try:
+            assert call() is None  # `info` cannot tell a missing bucket from a missing object
+        except StorageNotFoundError as error:
+            assert "there is no such bucket: got s3://no-such-bucket" in str(error)
+            assert "Create it, or correct the URL" in str(error)
+    with pytest.raises(StorageNotFoundError):
+        folder.write("a", b"")
+    with pytest.raises(StorageNotFoundError):
+        folder.files()
+
+
+def test_a_name_too_long_for_the_store(s3_folder):
+    with pytest.raises(OSError, match="KeyTooLong"):
+        s3_folder.write("a" * 2000, b"")
+
+
+def test_a_name_that_is_no_unicode(s3_folder):
+    with pytest.raises(ConfigError, match="expected valid Unicode"):
+        s3_folder.write("caf\udce9.wav", b"")
+
+
+def test_the_usual_variables_and_files_are_enough(s3_server, tmp_path):
+    program = (
+        "import sys; from e2i.storage import Folder; folder = Folder(sys.argv[1]);"
+        "print(folder.create('a', b'1'), folder.read('a').decode())"
+    )
+    config = tmp_path / "config"
+    config.write_text(
+        f"[profile mine]\nregion = us-east-1\nendpoint_url = {s3_server.endpoint_url}\n"
+        f"aws_access_key_id = {s3_server.key}\naws_secret_access_key = {s3_server.secret}\n"
+    )
+    profile = {"AWS_PROFILE": "mine", "AWS_CONFIG_FILE": str(config)}
+    by_service = dict(s3_server.environment)
+    by_service["AWS_ENDPOINT_URL_S3"] = by_service.pop("AWS_ENDPOINT_URL")
+    for environment in (s3_server.environment, by_service, profile):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program, f"{s3_server.url}/{uuid.uuid4().hex}"],
+            env={"AWS_EC2_METADATA_DISABLED": "true", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.stderr) == ("True 1\n", "")
+
+
+def test_an_outage_shows_soon_and_passes(mortal_s3_server):
+    folder = Folder(f"{mortal_s3_server.url}/outage", mortal_s3_server.storage_options)
+    folder.write("a", b"before")
+    mortal_s3_server.kill()
+    for call in calls(folder)[:3]:
+        started = time.monotonic()
+        with pytest.raises(StorageUnavailableError, match="the store does not answer") as caught:
+            call()
+        assert time.monotonic() - started < 5
+        assert is_transient(caught.value)
+        assert isinstance(caught.value, ConnectionError)
+    mortal_s3_server.start()
+    assert folder.read("a") == b"before"
+    assert folder.create("b", b"after")
+    assert [file.name for file in folder.files()] == ["a", "b"]
+
+
+def test_a_server_that_never_answers():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        options = {
+            "key": "k",
+            "secret": "s",
+            "endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "config_kwargs": {"read_timeout": 0.3},
+        }
+        with pytest.raises(StorageUnavailableError, match="ReadTimeout"):
+            Folder("s3://e2i", options).read("a")
+
+
+class FaultyProxy:
+    """Stands between the client and the real server, and spoils one answer when told to."""
+
+    def __init__(self, server: S3Server) -> None:
+        self._server = server
+        self._faults: list[Callable[[http.server.BaseHTTPRequestHandler], bool]] = []
+        self.requests: list[str] = []
+
+    def folder(self) -> Folder:
+        options = {
+            **self._server.storage_options,
+            "endpoint_url": f"http://127.0.0.1:{self._http.server_port}",
+        }
+        return Folder(f"{self._server.url}/{uuid.uuid4().hex}", options)
+
+    def answer_next(self, status: int, code: str, message: str = "as told", times: int = 1) -> None:
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> bool:
+            handler.send_response(status)
+            handler.send_header("Content-Type", "application/xml")
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+            return True
+
+        self._faults += [answer] * times
+
+    def lose_next_answer(self) -> None:
+        def lose(handler: http.server.BaseHTTPRequestHandler) -> bool:
+            handler.close_connection = True
+            return False
+
+        self._faults.append(lose)
+
+    def __enter__(self) -> FaultyProxy:
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def forward(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                condition = self.headers.get("If-None-Match") or self.headers.get("If-Match")
+                proxy.requests.append(f"{self.command}{' if' if condition else ''}")
+                fault = proxy._faults.pop(0) if proxy._faults else None
+                if fault is not None and fault(self):
+                    return
+                host = proxy._server.endpoint_url.removeprefix("http://")
+                connection = http.client.HTTPConnection(host, timeout=10)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                data = answer.read()
+                connection.close()
+                if fault is not None:
+                    return
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in {"transfer-encoding", "connection", "server", "date"}:
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = do_HEAD = do_DELETE = forward
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def proxy(s3_server) -> Iterator[FaultyProxy]:
+    with FaultyProxy(s3_server) as proxy:
+        yield proxy
+
+
+def test_the_proxy_changes_nothing_by_itself(proxy):
+    folder = proxy.folder()
+    assert folder.create("a b #", b"1")
+    assert folder.read("a b #") == b"1"
+    assert len(folder.files()) == 1
+    assert proxy.requests == ["PUT if", "GET", "GET"]
+
+
+def test_a_create_whose_answer_is_lost_is_still_ours(proxy):
+    folder = proxy.folder()
+    proxy.lose_next_answer()
+    assert folder.create("shard", b"1") is True
+    assert folder.read("shard") == b"1"
+    assert proxy.requests.count("PUT if") >= 2
+    assert folder.create("shard", b"1") is False
+
+
+def test_a_replace_whose_answer_is_lost_is_still_ours(proxy):
+    folder = proxy.folder()
+    first = folder.replace("m", b"1", None)
+    proxy.lose_next_answer()
+    second = folder.replace("m", b"2", first)
+    assert folder.read_versioned("m") == (b"2", second)
+    with pytest.raises(StaleWriteError):
+        folder.replace("m", b"3", first)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (503, "SlowDown"),
+        (500, "InternalError"),
+        (429, "TooManyRequests"),
+        (400, "RequestTimeout"),
+        (409, "ConditionalRequestConflict"),
+        (502, "BadGateway"),
+    ],
+)
+def test_what_may_pass_is_tried_again_a_little(proxy, monkeypatch, status, code):
+    monkeypatch.setattr(s3, "_PAUSES_S", (0.01, 0.01))
+    folder = proxy.folder()
+    proxy.answer_next(status, code, times=2)
+    assert folder.create("a", b"1") is True
+    proxy.answer_next(status, code, times=3)
+    with pytest.raises(StorageUnavailableError, match=code) as caught:
+        folder.create("b", b"1")
+    assert is_transient(caught.value)
+    assert folder.create("b", b"1") is True
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "text"),
+    [
+        (403, "AccessDenied", StoragePermissionError, "Ask for access to the bucket"),
+        (403, "InvalidAccessKeyId", StoragePermissionError, "Correct AWS_ACCESS_KEY_ID"),
+        (403, "RequestTimeTooSkewed", StoragePermissionError, "Set this machine's clock"),
+        (400, "ExpiredToken", StoragePermissionError, "Renew the session"),
+        (507, "XMinioStorageFull", StorageFullError, "no space is left to write"),
+        (400, "EntityTooLarge", OSError, "cannot write: got EntityTooLarge"),
+    ],
+)
+def test_what_does_not_pass_is_not_tried_again(proxy, status, code, kind, text):
+    folder = proxy.folder()
+    proxy.answer_next(status, code)
+    with pytest.raises(kind, match=text) as caught:
+        folder.write("a", b"1")
+    assert not is_transient(caught.value)
+    assert proxy.requests == ["PUT"]
+
+
+def test_a_store_without_conditional_writes(proxy):
+    folder = proxy.folder()
+    proxy.answer_next(501, "NotImplemented")
+    assert folder.create("a", b"1") is True
+    proxy.answer_next(501, "NotImplemented")
+    assert folder.create("a", b"2") is False
+    version = folder.read_versioned("a")[1]
+    proxy.answer_next(501, "NotImplemented")
+    newer = folder.replace("a", b"3", version)
+    proxy.answer_next(501, "NotImplemented")
+    with pytest.raises(StaleWriteError):
+        folder.replace("a", b"4", version)
+    assert folder.read_versioned("a") == (b"3", newer)
+
+
+def test_many_folders_and_threads_share_one_client(s3_server, s3_folder):
+    def use(number: int) -> bytes:
+        folder = Folder(f"{s3_folder.url}/{number}", s3_server.storage_options)
+        folder.write("a", b"%d" % number)
+        return folder.read("a")
+
+    with ThreadPoolExecutor(24) as pool:
+        assert list(pool.map(use, range(48))) == [b"%d" % number for number in range(48)]
+    assert len(s3_folder.files()) == 48
