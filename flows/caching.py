@@ -2,61 +2,71 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
+from e2i.encoders.config import EncodersConfig
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
+from e2i.datasets.clotho import CSV_FOLDER, split_named_in
 from e2i.datasets.config import MetadataConfig
-from e2i.encoders.config import EncodersConfig
 from e2i.images.config import ImagesConfig
-from e2i.store_layout import join_url
+from e2i.store_layout import join_url, split_url
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.embedding import (
-    embed_audio,
-    embed_text,
     finish_embedding,
     gather_chunks,
     plan_embedding,
+    submit_chunks,
+    unvisited,
 )
 from tasks.progress import Stage
-from tasks.rendering import render_side
+from tasks.rendering import draw_sheet, render_side
 
-CHUNKS_AT_ONCE = 2
-"""Chunks in flight: one is encoded while the next is read and decoded."""
+
+def default_cache_url(source: MetadataConfig) -> str:
+    """Where a split's cache lies if nothing else was said: `embeddings/<split>` by the data."""
+    folder, name = split_url(source.metadata or "")
+    above, last = split_url(folder)
+    return join_url(
+        above if last == CSV_FOLDER else folder,
+        "embeddings",
+        source.split or split_named_in(name),
+    )
+
+
+# Two chunks in flight: one is encoded while the next is read and decoded.
+CHUNK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
 
 
 def embed_split(
     source: MetadataConfig, cache_url: str, encoders: EncodersConfig, cache: CacheConfig
 ) -> dict[str, int]:
     """Embed what a split lacks, chunk by chunk, and write its manifest; the counts."""
-    plan = plan_embedding(source, cache_url, encoders, cache)
-    with Stage(plan.stage, plan.total, "clips and captions", plan.artifact_key) as stage:
-        futures = [
-            *(
-                embed_audio.submit(cache_url, plan.audio_root_url, chunk, encoders, plan.stage)
-                for chunk in plan.audio_chunks
-            ),
-            *(
-                embed_text.submit(cache_url, chunk, encoders, plan.stage)
-                for chunk in plan.text_chunks
-            ),
-        ]
-        chunks = gather_chunks(futures, stage)
-    return finish_embedding(source, cache_url, encoders, cache, plan, chunks)
+    split = plan_embedding(source, cache_url, encoders, cache)
+    with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
+        done = gather_chunks(submit_chunks(cache_url, split, encoders), stage)
+        stage.outcome = split.outcome(done)
+    return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 
 
 def render_cache(cache_url: str, images: ImagesConfig) -> dict[str, int]:
     """Render the pseudo-images that a cache lacks; the counts."""
-    futures = [render_side.submit(cache_url, side, images) for side in ("audio", "text")]
-    counts = [future.result() for future in futures]
-    return {name: sum(count[name] for count in counts) for name in counts[0]}
+    split = split_url(cache_url)[1]
+    audio = render_side.submit(cache_url, "audio", images, f"{split} clips")
+    text = render_side.submit(cache_url, "text", images, f"{split} captions")
+    counts = Counter(audio.result())
+    counts.update(text.result())
+    return dict(counts)
 
 
 @flow(
     name="e2i-cache-embeddings",
     flow_run_name=name_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=CHUNKS_AT_ONCE),
+    task_runner=CHUNK_RUNNER,
     persist_result=False,
 )
 def cache_embeddings(
@@ -83,7 +93,7 @@ def cache_embeddings(
 @flow(
     name="e2i-cache-images",
     flow_run_name=name_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=CHUNKS_AT_ONCE),
+    task_runner=CHUNK_RUNNER,
     persist_result=False,
 )
 def cache_images(cache_dir: str, images: ImagesConfig = ImagesConfig()) -> RunSummary:

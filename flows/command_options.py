@@ -67,7 +67,7 @@ def parse_options(name: str, model_name: str, arguments: list[str]) -> Options:
 
     def gather(
         parameters: Any,
-        output: Any = OutputOptions(),  # noqa: B008
+        output: Any = OutputOptions(),
     ) -> Options:
         return Options(_resolved(parameters), output)
 

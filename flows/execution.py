@@ -70,7 +70,7 @@ def _run(command: Command, options: Options) -> RunSummary:
             for name in type(options.parameters).model_fields
         }
         try:
-            return cast("RunSummary", flow(**parameters))
+            return flow(**parameters)
         finally:
             sink.close()
             flush_events()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from e2i.encoders.config import EncodersConfig
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.soundscapes.config import SPLITS, SoundscapesConfig
-from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
 from e2i.training.config import TrainingConfig
-from flows.caching import CHUNKS_AT_ONCE, embed_split, render_cache
+from flows.caching import CHUNK_RUNNER, embed_split, render_cache
 from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, DatasetName
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
@@ -26,7 +25,7 @@ from tasks.rendering import draw_sheet
 @flow(
     name="e2i",
     flow_run_name=name_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=CHUNKS_AT_ONCE),
+    task_runner=CHUNK_RUNNER,
     persist_result=False,
 )
 def full_pipeline(

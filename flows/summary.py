@@ -20,6 +20,7 @@ class RunSummary:
             count clips, `captions_embedded` and `captions_reused` captions.
         metrics: name to value, low, high (95 % interval) and chance.
         notes: sentences that the reader of the scores needs.
+        details: what a command has to say beyond these.
         seconds: wall time of the flow.
     """
 
@@ -29,6 +30,7 @@ class RunSummary:
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    details: Mapping[str, object] = field(default_factory=dict)
     seconds: float = 0.0
 
     def as_json(self) -> str:

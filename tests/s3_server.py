@@ -140,7 +140,7 @@ class S3Server:
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(self.folder),
             "TMPDIR": str(self.folder),
-            "GOMEMLIMIT": "150MiB",
+            "GOMEMLIMIT": "300MiB",  # at half of it the collector never rests
             "AWS_ACCESS_KEY_ID": self.key,
             "AWS_SECRET_ACCESS_KEY": self.secret,
         }
@@ -151,11 +151,14 @@ class S3Server:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
 
     def _is_up(self) -> bool:
-        """Whether it lists its bucket before the time is over."""
+        """Whether it takes an object in each bucket before the time is over.
+
+        After a start on old data it lists its buckets a while before it takes anything.
+        """
         import botocore.session
         from botocore.config import Config
 
@@ -173,9 +176,10 @@ class S3Server:
                 if self._process is None or self._process.poll() is not None:
                     return False
                 with contextlib.suppress(Exception):
-                    names = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-                    if names >= set(BUCKETS):
-                        return True
+                    for bucket in BUCKETS:
+                        client.put_object(Bucket=bucket, Key=".probe", Body=b"up")
+                        client.delete_object(Bucket=bucket, Key=".probe")
+                    return True
                 time.sleep(0.05)
         return False
 

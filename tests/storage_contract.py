@@ -9,6 +9,7 @@ import re
 import threading
 import uuid
 import zipfile
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,7 +38,7 @@ ODD_NAMES = [
 NO_NAMES = ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b", ".e2i-x.tmp"]
 
 _PART = st.text(
-    st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="/"),
+    st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="/\\"),
     min_size=1,
     max_size=12,
 ).filter(lambda part: part not in {".", ".."} and not part.startswith(".e2i-"))
@@ -46,6 +47,8 @@ NAMES = st.lists(_PART, min_size=1, max_size=3).map("/".join)
 
 class StorageContract:
     """Promised by every back end that can be written to."""
+
+    names_that_the_server_changes: frozenset[str] = frozenset()
 
     @pytest.fixture
     def folder(self) -> Folder:
@@ -73,6 +76,8 @@ class StorageContract:
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_odd_names_mean_their_characters(self, folder, name):
+        if name in self.names_that_the_server_changes:
+            name = "instead"
         folder.write(name, b"odd")
         folder.write("other", b"")
         assert folder.read(name) == b"odd"
@@ -118,7 +123,7 @@ class StorageContract:
         assert folder.read_versioned("m") == (b"1", first)
         second = folder.replace("m", b"2", first)
         assert second != first
-        with pytest.raises(StaleWriteError, match="someone else wrote first: got .*m at version"):
+        with pytest.raises(StaleWriteError, match=r"wrote first: got .*m at version"):
             folder.replace("m", b"3", first)
         with pytest.raises(StaleWriteError, match="expected none"):
             folder.replace("m", b"3", None)
@@ -196,7 +201,7 @@ class StorageContract:
         assert folder.create("e", b"x") is False
 
     def test_a_large_object(self, folder):
-        data = b"".join(number.to_bytes(4, "big") for number in range(5 * 2**20))  # 20 MiB
+        data = array("I", range(5 * 2**20)).tobytes()  # 20 MiB
         folder.write("large", data)
         assert folder.read("large") == data
         assert folder.info("large").size_bytes == len(data)
@@ -224,24 +229,27 @@ class StorageContract:
 class SharedStorageContract(StorageContract):
     """Promised where several writers may meet: the local disk, memory, S3."""
 
+    creators = 12
+    rounds = 3
+
     def test_of_many_creators_one_wins(self, folder):
-        for round_number in range(3):
+        for round_number in range(self.rounds):
             name = f"shard-{round_number}"
-            together = threading.Barrier(12)
+            together = threading.Barrier(self.creators)
 
             def create(number: int, name: str = name, together: threading.Barrier = together):
                 together.wait()
                 return folder.create(name, b"%d" % number)
 
-            with ThreadPoolExecutor(12) as pool:
-                won = list(pool.map(create, range(12)))
+            with ThreadPoolExecutor(self.creators) as pool:
+                won = list(pool.map(create, range(self.creators)))
             assert won.count(True) == 1
             assert folder.read(name) == b"%d" % won.index(True)
-        assert len(folder.files()) == 3
+        assert len(folder.files()) == self.rounds
 
     def test_of_many_creators_of_the_same_bytes_one_wins(self, folder):
-        with ThreadPoolExecutor(12) as pool:
-            won = list(pool.map(lambda _: folder.create("same", b"same"), range(12)))
+        with ThreadPoolExecutor(self.creators) as pool:
+            won = list(pool.map(lambda _: folder.create("same", b"same"), range(self.creators)))
         assert won.count(True) == 1
 
     def test_no_update_is_lost(self, folder):

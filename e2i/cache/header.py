@@ -123,8 +123,10 @@ def ensure_header(
         StaleWriteError: others keep replacing the header.
     """
     for _ in range(_ATTEMPTS):
-        if folder.info(HEADER_NAME) is None and _create(folder, dataset, split, sides, force_token):
-            continue
+        if folder.info(HEADER_NAME) is None:
+            first = _create(folder, dataset, split, sides, force_token)
+            if first is not None:
+                return first
         stored, version = _read_versioned(folder)
         _check_identity(folder, stored, dataset, split)
         header = _reconciled(folder, stored, sides, force=force, force_token=force_token)
@@ -173,8 +175,8 @@ def _create(
     split: str,
     sides: Mapping[Side, SideSettings],
     force_token: str | None,
-) -> bool:
-    """Write a first header; False if somebody else did in the meantime."""
+) -> CacheHeader | None:
+    """Write a first header; None if somebody else did in the meantime."""
     foreign = [name for name in SNAPSHOT_NAMES if folder.info(name) is not None]
     if foreign:
         raise CacheError(
@@ -189,7 +191,7 @@ def _create(
     header = CacheHeader(
         dataset=dataset, split=split, audio=audio, text=text, forced_by=force_token
     )
-    return folder.create(HEADER_NAME, header.as_bytes())
+    return header if folder.create(HEADER_NAME, header.as_bytes()) else None
 
 
 def _check_identity(folder: Folder, stored: CacheHeader, dataset: str, split: str) -> None:
@@ -211,9 +213,7 @@ def _reconciled(
 ) -> CacheHeader:
     """The header that is to stand: the stored one, or with the sides that `force` replaces."""
     differing = {
-        side: found
-        for side in SIDES
-        if (found := _differences(stored.side(side), sides[side]))
+        side: found for side in SIDES if (found := _differences(stored.side(side), sides[side]))
     }
     already = force_token is not None and stored.forced_by == force_token
     if differing and (not force or already):

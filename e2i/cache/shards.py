@@ -10,10 +10,12 @@ generation.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -82,15 +84,15 @@ class ShardKeys:
         stamp: what the rows belong to; None for a file that no e2i wrote.
         rows: number of rows.
         columns: by name, one value a row.
-        sha256: of the file, where it was asked for.
+        sha256: of the file; empty where nobody asked for it.
     """
 
     name: str
     size_bytes: int
     stamp: ShardStamp | None
     rows: int
-    columns: dict[str, list[str | int]]
-    sha256: str | None
+    columns: dict[str, list[Any]]
+    sha256: str
 
 
 def caption_digest(text: str) -> str:
@@ -106,6 +108,11 @@ def shard_key(stamp: ShardStamp, contents: Iterable[tuple[str, str]]) -> str:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:_KEY_DIGITS]
+
+
+def embedding_type(dim: int) -> pa.DataType:
+    """The Parquet type of an embedding."""
+    return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
 
 
 def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> bytes:
@@ -146,8 +153,7 @@ def _write(
     before: int,
 ) -> bytes:
     """The fields, with the embeddings after the first `before` of them."""
-    element = pa.field("element", pa.float32(), nullable=False)
-    list_type = pa.list_(element, stamp.dim)
+    list_type = embedding_type(stamp.dim)
     schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
     arrays = [pa.array(values, kind) for _, kind, values in fields]
     flat = np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1)
@@ -193,19 +199,20 @@ def read_keys(folder: Folder, file: FileInfo, side: Side, *, hashed: bool) -> Sh
     """
     data = folder.read(file.name) if hashed else None
     with _opened(folder, file, data) as shard:
-        stamp = _stamp(shard.schema_arrow, side)
-        columns: dict[str, list[str | int]] = {}
-        if stamp is not None:
-            table = _guarded(folder, file.name, lambda: shard.read(columns=_KEY_COLUMNS[side]))
-            for name in _KEY_COLUMNS[side]:
-                columns[name] = table.column(name).to_numpy().tolist()
+        columns: dict[str, list[Any]] = {}
+        with _readable(folder, file.name):
+            stamp = _stamp(shard.schema_arrow, side)
+            if stamp is not None:
+                table = shard.read(columns=_KEY_COLUMNS[side])
+                for name in _KEY_COLUMNS[side]:
+                    columns[name] = table.column(name).to_numpy().tolist()
         return ShardKeys(
             name=file.name,
             size_bytes=file.size_bytes,
             stamp=stamp,
             rows=shard.metadata.num_rows,
             columns=columns,
-            sha256=hashlib.sha256(data).hexdigest() if data is not None else None,
+            sha256=hashlib.sha256(data).hexdigest() if data is not None else "",
         )
 
 
@@ -215,21 +222,61 @@ def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Tabl
         "audio": ["clip_id", "embedding", "duration_s"],
         "text": ["caption_id", "clip_id", "caption", "embedding"],
     }[side]
-    return _guarded(
-        folder, name, lambda: pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
-    )
+    with _readable(folder, name):
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
+        for column in columns:
+            table.column(column)
+        return table
 
 
-def _opened(folder: Folder, file: FileInfo, data: bytes | None) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(folder: Folder, file: FileInfo, data: bytes | None) -> Iterator[pq.ParquetFile]:
+    """The shard's reader: from memory, by memory map, or by ranges of a large remote object."""
     if data is None and folder.local_path is None and file.size_bytes <= _WHOLE_BYTES:
         data = folder.read(file.name)
-    if data is not None:
-        source: object = pa.BufferReader(data)
-    elif folder.local_path is not None:
-        source = f"{folder.local_path}/{file.name}"
-    else:
-        source = folder.open(file.name)
-    return _guarded(folder, file.name, lambda: pq.ParquetFile(source, memory_map=True))
+    with contextlib.ExitStack() as stack:
+        if data is not None:
+            source: object = pa.BufferReader(data)
+        elif folder.local_path is not None:
+            source = f"{folder.local_path}/{file.name}"
+        else:
+            source = stack.enter_context(folder.open(file.name))
+        with _readable(folder, file.name):
+            shard = stack.enter_context(pq.ParquetFile(source, memory_map=True))
+        yield shard
+
+
+@contextlib.contextmanager
+def _readable(folder: Folder, name: str) -> Iterator[None]:
+    """Turns what pyarrow says of damaged files into the error that names the shard."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise missing(folder, name) from error
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).strip("'\"").splitlines()[0].rstrip(".")
+        raise corrupt(folder, name, reason, "a whole Parquet file") from error
+
+
+def _stamp(schema: pa.Schema, side: Side) -> ShardStamp | None:
+    """What the rows belong to; None where the file is no shard of this side and version."""
+    held = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    if (
+        held.get(_PREFIX + "schema_version") != str(SCHEMA_VERSION)
+        or held.get(_PREFIX + "side") != side
+    ):
+        return None
+    embedding = schema.field("embedding").type
+    return ShardStamp(
+        side=side,
+        dataset=held[_PREFIX + "dataset"],
+        split=held[_PREFIX + "split"],
+        fingerprint=held[_PREFIX + "fingerprint"],
+        generation=int(held[_PREFIX + "generation"]),
+        dim=embedding.list_size if pa.types.is_fixed_size_list(embedding) else 0,
+    )
 
 
 def corrupt(folder: Folder, name: str, got: str, expected: str) -> CacheCorruptError:
@@ -237,4 +284,12 @@ def corrupt(folder: Folder, name: str, got: str, expected: str) -> CacheCorruptE
     return CacheCorruptError(
         f"a shard of the cache is damaged: got {got} in {folder.url}/{name}, expected {expected}. "
         "Delete that file and run `e2i cache-embeddings` again as before; the rest is reused."
+    )
+
+
+def missing(folder: Folder, name: str) -> CacheCorruptError:
+    """The error for a shard that the manifest names and that is not there."""
+    return CacheCorruptError(
+        f"a shard of the cache is missing: got no {name} in {folder.url}, expected it as the "
+        "manifest names it. Run `e2i cache-embeddings` again as before; the rest is reused."
     )

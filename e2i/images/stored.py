@@ -22,7 +22,7 @@ from e2i.storage import FileInfo, Folder
 
 # Threads wait for the disk or the network most of the time; pillow compresses without the GIL.
 _LOCAL_WORKERS = 8
-_REMOTE_WORKERS = 32
+_REMOTE_WORKERS = 16
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

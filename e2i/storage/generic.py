@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote
 
@@ -167,8 +168,13 @@ def _put(file_system: AbstractFileSystem, path: str, data: bytes) -> None:
 
 def _describe(name: str, found: Mapping[str, Any]) -> FileInfo:
     size_bytes = int(found.get("size") or 0)
-    known = [str(found[key]) for key in _VERSION_KEYS if found.get(key)]
+    known = [_version(found[key]) for key in _VERSION_KEYS if found.get(key)]
     return FileInfo(name, size_bytes, f"{known[0]}-{size_bytes}" if known else f"{size_bytes}")
+
+
+def _version(value: object) -> str:
+    """One spelling for a time, which listings and `info` give as a number or as a date."""
+    return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
 def _status(error: Exception) -> int:

@@ -172,9 +172,11 @@ def _other(protocol: str, text: str) -> tuple[Location, dict[str, object]]:
             "fsspec knows. Correct the URL."
         ) from error
     shown = re.sub(r"^([^/]*://[^/:@]*):[^/]*@", r"\1@", text.rstrip("/"))
+    if not re.match(r"[^/]*://[^/:]*(:\d*)?(/|$)", shown):
+        raise _malformed("no valid host", "credentials as storage options", text)
     path = str(file_system._strip_protocol(text)).rstrip("/")
     password = urlsplit(text).password if shown != text.rstrip("/") else None
-    if (password and password in path) or not re.match(r"[^/]*://[^/:]*(:\d*)?(/|$)", shown):
+    if password and password in path:
         raise _malformed("a password", "credentials as storage options", text)
     return Location(protocol, path, shown), dict(file_system._get_kwargs_from_urls(text))
 

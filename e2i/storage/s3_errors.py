@@ -83,8 +83,13 @@ _SPECIAL = {412: ConditionFailedError, 416: EmptyObjectError, 501: NoConditional
 
 
 def cause_of(error: Exception) -> Exception:
-    """The original of what s3fs translated."""
-    return error.__cause__ if isinstance(error.__cause__, boto.ClientError) else error
+    """The original of what s3fs and fsspec made of it."""
+    current: BaseException | None = error
+    while isinstance(current, Exception):
+        if isinstance(current, boto.ClientError):
+            break
+        current = current.__cause__
+    return current if isinstance(current, Exception) else error
 
 
 def may_pass(error: E2IError) -> bool:
@@ -131,13 +136,17 @@ def _from_answer(
         if code == "NoSuchBucket":
             return translation.no_bucket("/".join(where.split("/")[:3]))
         return translation.not_found(where)
+    return _refusal(code, status, action, where, reason) or other
+
+
+def _refusal(code: str, status: int, action: str, where: str, reason: str) -> StorageError | None:
     if code in _FULL or status == 507:
         return translation.full(action, where, reason)
     if code in _NOT_ALLOWED or status in {401, 403}:
         return translation.not_allowed(action, where, reason, _step_for(code))
     if code in _MAY_PASS or status == 429 or status >= 500:
         return translation.unavailable(action, where, reason)
-    return other
+    return None
 
 
 def _step_for(code: str) -> str:

@@ -176,7 +176,8 @@ class _Run:
         if not math.isfinite(train_loss):
             message = (
                 f"training diverged in epoch {epoch}: got a loss of {train_loss}, expected a "
-                f"finite number. Train with a lower --lr than {self.config.lr:g}."
+                f"finite number. Train with a lower --lr than {self.config.lr:g}, or look for huge "
+                "values among the embeddings."
             )
             raise RunFailedError(message)
         trained = time.perf_counter()

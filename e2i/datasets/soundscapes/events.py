@@ -33,7 +33,10 @@ from e2i.datasets.soundscapes.signals import (
     wander,
 )
 
-Maker = Callable[[Generator, int, Sequence[int]], Signal]
+Maker = Callable[[Generator, int], Signal]
+HitMaker = Callable[[Generator, int, Sequence[int]], Signal]
+
+_VOWEL = (0.5, 0.6, 0.55, 0.4, 0.27, 0.18, 0.12, 0.07)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Hit:
         most: the largest count.
     """
 
-    make: Maker
+    make: HitMaker
     ring_s: float
     spacing_s: tuple[float, float]
     most: int
@@ -139,8 +142,10 @@ def _thunder(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
         for at in (0.0, *rng.uniform(0.1, 1.0, 4).tolist()):
             roll = decay(size, rng.uniform(0.25, 0.5)) * rng.uniform(0.3, 0.8)
             add(envelope, num_samples(at), roll * (1.0 - decay(size, 0.012)))
-        crack = shaped_noise(rng, size, [(100, 0), (800, -6), (6000, -24)])
-        return rumble * envelope + rng.uniform(0.1, 0.5) * crack * decay(size, 0.07)
+        crack = shaped_noise(rng, num_samples(0.5), [(100, 0), (800, -6), (6000, -24)])
+        out = rumble * envelope
+        add(out, 0, crack * decay(crack.size, 0.07), rng.uniform(0.1, 0.5))
+        return out
 
     return _repeat(length, hits, clap)
 
@@ -188,7 +193,7 @@ def _hammer(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return _repeat(length, hits, blow)
 
 
-def _siren(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _siren(rng: Generator, length: int) -> Signal:
     low_hz, beat_hz = rng.uniform(480.0, 720.0), rng.uniform(0.6, 1.3)
     swing = tone(beat_hz, length)
     if rng.random() < 0.5:
@@ -198,7 +203,7 @@ def _siren(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return tone(course, length, (1.0, 0.45, 0.3, 0.18, 0.1, 0.05)) * flat(length, 0.06)
 
 
-def _engine(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _engine(rng: Generator, length: int) -> Signal:
     course = rng.uniform(34.0, 62.0) * wander(rng, length, 1.2, 0.85, 1.6)
     cylinders = [rng.uniform(0.4, 1.0) * order**-0.55 for order in range(1, 25)]
     exhaust = shaped_noise(rng, length, [(40, 0), (200, -3), (900, -18), (4000, -40)])
@@ -206,7 +211,7 @@ def _engine(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return (tone(course, length, cylinders) + 1.3 * exhaust * pulse) * flat(length, 0.08)
 
 
-def _birds(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _birds(rng: Generator, length: int) -> Signal:
     out = np.zeros(length)
     song_hz, sweep = rng.uniform(3200.0, 5200.0), rng.uniform(-0.35, 0.35)
     at, end = rng.uniform(0.0, 0.05), length / float(num_samples(1.0))
@@ -219,7 +224,7 @@ def _birds(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return out
 
 
-def _footsteps(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _footsteps(rng: Generator, length: int) -> Signal:
     pace_s, heel_hz = rng.uniform(0.32, 0.5), rng.uniform(85.0, 150.0)
     grit = rng.uniform(0.35, 0.9)
     envelope, thuds = np.zeros(length), np.zeros(length)
@@ -235,7 +240,7 @@ def _footsteps(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return thuds + 0.45 * grit * scrape * envelope
 
 
-def _typing(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _typing(rng: Generator, length: int) -> Signal:
     envelope, thocks = np.zeros(length), np.zeros(length)
     rate_hz, case_hz = rng.uniform(6.5, 10.0), rng.uniform(380.0, 620.0)
     key = decay(num_samples(0.04), rng.uniform(0.004, 0.007))
@@ -251,7 +256,7 @@ def _typing(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return plastic * envelope + 0.5 * thocks
 
 
-def _applause(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _applause(rng: Generator, length: int) -> Signal:
     claps_per_s = rng.uniform(45.0, 110.0)
     count = int(claps_per_s * length / num_samples(1.0))
     clap = decay(num_samples(0.05), rng.uniform(0.006, 0.012))
@@ -264,7 +269,7 @@ def _applause(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return palms * (envelope + 0.05) * flat(length, 0.12)
 
 
-def _sawing(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _sawing(rng: Generator, length: int) -> Signal:
     stroke_hz, teeth_hz = rng.uniform(1.6, 2.7), rng.uniform(70.0, 120.0)
     swing = tone(stroke_hz, length)
     push, pull = np.maximum(swing, 0.0) ** 0.7, np.maximum(-swing, 0.0) ** 0.7
@@ -274,16 +279,17 @@ def _sawing(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return (bright * push + 0.7 * dull * pull) * teeth * flat(length, 0.02)
 
 
-def _helicopter(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _helicopter(rng: Generator, length: int) -> Signal:
     blades_hz = rng.uniform(10.0, 15.0)
     phase = (np.arange(length) * (blades_hz / num_samples(1.0))) % 1.0
-    chop = np.exp(phase * -rng.uniform(3.5, 6.0))
+    chop: Signal = np.exp(phase * -rng.uniform(3.5, 6.0))
     air = shaped_noise(rng, length, [(40, -6), (90, 0), (350, -4), (1200, -20), (5000, -40)])
     turbine = tone(rng.uniform(500.0, 800.0), length, (0.05, 0.03))
-    return (air * chop + turbine) * flat(length, 0.15)
+    blades: Signal = air * chop + turbine
+    return blades * flat(length, 0.15)
 
 
-def _rain(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _rain(rng: Generator, length: int) -> Signal:
     tilt = rng.uniform(-5.0, 3.0)
     hiss = shaped_noise(rng, length, [(200, -22), (1500, -6), (5000, 0), (15000, tilt - 4)])
     patter = np.zeros(length)
@@ -296,7 +302,7 @@ def _rain(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return hiss * (1.0 + patter)
 
 
-def _wind(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _wind(rng: Generator, length: int) -> Signal:
     howl_hz = rng.uniform(260.0, 520.0)
     body = shaped_noise(rng, length, [(40, -8), (120, 0), (350, -8), (900, -24), (5000, -50)])
     howl = shaped_noise(
@@ -306,7 +312,7 @@ def _wind(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return body * gusts + 0.45 * howl * gusts**2
 
 
-def _stream(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _stream(rng: Generator, length: int) -> Signal:
     bright_db = rng.uniform(-8.0, -2.0)
     flow = shaped_noise(
         rng, length, [(150, -24), (450, -4), (900, 0), (2600, bright_db), (9000, -26)]
@@ -324,7 +330,7 @@ def _stream(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return out
 
 
-def _waves(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _waves(rng: Generator, length: int) -> Signal:
     swell_hz, start = rng.uniform(0.22, 0.34), rng.uniform(0.0, 2.0 * np.pi)
     swell = 0.5 + 0.5 * np.sin(2.0 * np.pi * swell_hz * time_axis(length) + start)
     roar = shaped_noise(rng, length, [(60, -10), (250, 0), (900, -4), (4000, -18), (12000, -34)])
@@ -332,7 +338,7 @@ def _waves(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return roar * (0.15 + swell**1.5) + 0.5 * foam * swell**3
 
 
-def _crickets(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _crickets(rng: Generator, length: int) -> Signal:
     out = np.zeros(length)
     for _ in range(int(rng.integers(2, 4))):
         chirps_hz, pulses_hz = rng.uniform(1.8, 3.2), rng.uniform(28.0, 42.0)
@@ -343,18 +349,20 @@ def _crickets(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
     return out
 
 
-def _crowd(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
-    out = np.zeros(length)
+def _crowd(rng: Generator, length: int) -> Signal:
+    out, loudness = np.zeros(length), np.zeros(length)
     for _ in range(4):
-        vowel_hz = rng.uniform(420.0, 800.0)
         voice_hz = rng.uniform(105.0, 230.0) * wander(rng, length, 3.0, 0.85, 1.2)
-        throat = tone(voice_hz, length, (0.8, 1.0, 0.9, 0.7, 0.45, 0.3, 0.2, 0.12))
-        mouth = shaped_noise(rng, length, [(200, -14), (vowel_hz, 0), (2400, -12), (6000, -30)])
-        out += (0.6 * throat + mouth) * wander(rng, length, 8.0, -0.5, 1.0).clip(0.0)
-    return out
+        throat = tone(voice_hz, length, _VOWEL)
+        syllables = wander(rng, length, 8.0, -0.5, 1.0).clip(0.0)
+        out += throat * syllables
+        loudness += syllables
+    vowel_hz = rng.uniform(420.0, 800.0)
+    breath = shaped_noise(rng, length, [(200, -14), (vowel_hz, 0), (2400, -12), (6000, -30)])
+    return out + breath * loudness
 
 
-def _hum(rng: Generator, length: int, hits: Sequence[int]) -> Signal:
+def _hum(rng: Generator, length: int) -> Signal:
     motor_hz = rng.uniform(96.0, 124.0)
     coils = [rng.uniform(0.3, 1.0) / order for order in range(1, 8)]
     fan = shaped_noise(rng, length, [(80, -4), (250, 0), (700, -14), (3000, -36)])

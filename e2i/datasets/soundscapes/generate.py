@@ -160,13 +160,15 @@ def _claim(folder: Folder, unfinished: _Stamp) -> _Stamp:
         if folder.create(STAMP_NAME, _encoded(unfinished)):
             return unfinished
         found = _read_stamp(folder) or unfinished
-    for field in ("generator_version", "dataset_seed"):
-        if found.get(field) != unfinished[field]:
-            raise ConfigError(
-                f"the folder holds soundscapes of another {field}: got {field} "
-                f"{unfinished[field]!r}, expected {found.get(field)!r} as in "
-                f"{folder.url}/{STAMP_NAME}. Choose another --store-url, or delete that folder."
-            )
+    fixed = ("generator_version", "dataset_seed")
+    differing = [field for field in fixed if found.get(field) != unfinished[field]]
+    if differing:
+        asked = ", ".join(f"{field} {unfinished[field]}" for field in differing)
+        there = ", ".join(f"{field} {found.get(field)}" for field in differing)
+        raise ConfigError(
+            f"the folder holds other soundscapes: got {asked}, expected {there} as in "
+            f"{folder.url}/{STAMP_NAME}. Choose another --store-url, or delete that folder."
+        )
     if found.get("clips") != unfinished["clips"]:
         folder.write(STAMP_NAME, _encoded(unfinished))
         return unfinished

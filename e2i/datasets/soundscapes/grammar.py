@@ -8,6 +8,7 @@ has to. As among people's, some lack the full stop or the capital.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -33,7 +34,7 @@ _ALONE = (
     "{0.noun}",
     "{0.noun} can be heard",
     "the sound of {0.noun}",
-    "there is {0.gerund}",
+    "you can hear {0.noun}",
 )
 _THEN = {
     2: (
@@ -101,12 +102,14 @@ _OVER = (
     "{body} as {0.clause}",
     "{body}, and {0.clause} in the background",
     "over {0.noun}, {body}",
-    "{0.clause} while {body}",
+    "as {0.clause}, {body}",
     "{0.noun} in the background of {nouns}",
     "{body} {0.setting}",
     "{0.setting}, {body}",
     "{body}, with {0.gerund}",
 )
+# Bodies made of nouns alone, which may stand after a preposition.
+_NOUNS = re.compile(r"(\{\d\.noun\}(, | [a-z ]+ )?)+")
 _VAGUE = (
     "{0} makes a sound",
     "{0} can be heard",
@@ -157,9 +160,7 @@ def _caption(composition: Composition, rng: Generator) -> str:
     body = _one_of(rng, templates).format(*phrases)
     if composition.background is None or not _chance(rng, 0.8):
         return body
-    nouns = _one_of(
-        rng, [text for text in templates if "clause" not in text and "gerund" not in text]
-    )
+    nouns = _one_of(rng, [template for template in templates if _NOUNS.fullmatch(template)])
     return _one_of(rng, _OVER).format(
         _background(composition.background, rng), body=body, nouns=nouns.format(*phrases)
     )

@@ -30,6 +30,7 @@ _LEVEL = {"near": 0.85, "plain": 0.45, "far": 0.17}
 _RUN_RMS = 0.2
 _HEADROOM = 0.97
 _HEADER_BYTES = 44
+_FADE = num_samples(0.08)
 
 
 def wav_size_bytes(composition: Composition) -> int:
@@ -66,12 +67,13 @@ def render(composition: Composition, rng: Generator) -> NDArray[np.int16]:
 def _part(part: Part, rng: Generator, room: int) -> Signal:
     """One foreground event, ringing on as long as the clip has room for it."""
     if part.kind in RUNS:
-        sound = RUNS[part.kind](rng, min(room, num_samples(part.duration_s)), ())
+        sound = RUNS[part.kind](rng, min(room, num_samples(part.duration_s)))
         sound *= _RUN_RMS / rms(sound)
         sound *= min(1.0, 1.6 / float(np.abs(sound).max()))
     else:
         length = min(room, num_samples(part.duration_s + 1.0))
         sound = HITS[part.kind].make(rng, length, [num_samples(at) for at in part.hits_s])
+        sound[-_FADE:] *= np.linspace(1.0, 0.0, _FADE)
         sound /= float(np.abs(sound).max())
     if part.change != "steady":
         ramp = 10.0 ** (np.linspace(-20.0, 0.0, sound.size) / 20.0)
@@ -85,7 +87,7 @@ def _part(part: Part, rng: Generator, room: int) -> Signal:
 
 def _background(background: Background, rng: Generator, length: int) -> Signal:
     """The texture below it all; soft and strong do not meet."""
-    sound = TEXTURES[background.kind](rng, length, ())
+    sound = TEXTURES[background.kind](rng, length)
     level = rng.uniform(0.045, 0.065) if background.strong else rng.uniform(0.012, 0.022)
     return sound * (level / rms(sound))
 

@@ -73,11 +73,7 @@ def tone(frequency_hz: float | Signal, length: int, harmonics: Sequence[float] =
         length: samples.
         harmonics: amplitudes of the fundamental and the harmonics above; they share one phase.
     """
-    cycle = np.arange(_TABLE_LENGTH) * (2.0 * np.pi / _TABLE_LENGTH)
-    table = np.zeros(_TABLE_LENGTH)
-    for order, amplitude in enumerate(harmonics, start=1):
-        if amplitude:
-            table += amplitude * np.sin(order * cycle)
+    table = _cycle(tuple(harmonics))
     if isinstance(frequency_hz, float | int):
         phase = np.arange(length) * (frequency_hz / SAMPLE_RATE_HZ)
     else:
@@ -129,6 +125,18 @@ def low_passed(signal: Signal, cutoff_hz: float) -> Signal:
 def rms(signal: Signal) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(np.square(signal))))
+
+
+@lru_cache(maxsize=64)
+def _cycle(harmonics: tuple[float, ...]) -> Signal:
+    """One period of a tone."""
+    angle = np.arange(_TABLE_LENGTH) * (2.0 * np.pi / _TABLE_LENGTH)
+    table = np.zeros(_TABLE_LENGTH)
+    for order, amplitude in enumerate(harmonics, start=1):
+        if amplitude:
+            table += amplitude * np.sin(order * angle)
+    table.setflags(write=False)
+    return table
 
 
 def _fast_length(length: int) -> int:

@@ -260,10 +260,10 @@ BACKGROUND: dict[str, BackgroundWords] = {
     ),
     "hum": BackgroundWords(
         (("a machine", "hums", "humming"), ("a fan", "hums", "humming")),
-        ("humming machine", "~humming", "electric hum"),
+        ("humming machine", "~humming", "~electric humming"),
         ("beside a humming machine", "in a room with a fan", "in a humming room"),
         ("low", "quiet"),
-        ("loud", "strong"),
+        ("loud", "noisy"),
     ),
     "rain": BackgroundWords(
         (
@@ -329,6 +329,6 @@ ADVERBS = {
 ADJECTIVES = {
     "near": ("loud", "nearby", "close"),
     "far": ("distant", "faint", "faraway"),
-    "rising": ("approaching", "swelling", "growing"),
-    "fading": ("fading", "receding", "waning"),
+    "rising": ("approaching", "growing"),
+    "fading": ("fading", "receding"),
 }

@@ -51,9 +51,7 @@ def make_checkpoint(*, learn: bool = False, standardize: bool = False) -> Checkp
         text_dim=6,
         audio_fingerprint="a" * 16,
         text_fingerprint="b" * 16,
-        caches=(
-            TrainedOn(dataset="s", split="x", role="train", num_clips=3, num_captions=9),
-        ),
+        caches=(TrainedOn(dataset="s", split="x", role="train", num_clips=3, num_captions=9),),
         best_epoch=2,
         history=history,
         notes=("A note.",),
@@ -115,7 +113,12 @@ def test_no_clip_name_is_in_the_file():
 
 
 def test_clips_differ_by_each_part_of_their_key():
-    keys = [ClipKey("a", "b", "c"), ClipKey("ab", "", "c"), ClipKey("a", "bc", ""), ClipKey("", "b", "c")]
+    keys = [
+        ClipKey("a", "b", "c"),
+        ClipKey("ab", "", "c"),
+        ClipKey("a", "bc", ""),
+        ClipKey("", "b", "c"),
+    ]
     assert len({clip_digest(key) for key in keys}) == 4
     # Golden: first 16 bytes of `printf '["a", "b", "c"]' | sha256sum`.
     assert clip_digest(keys[0]).hex() == "d33b202c020cbde1c4a7bb26d0b02e66"

@@ -183,13 +183,26 @@ def test_decoding_gives_the_embedding_back(dim, channel_mode, enlarged_by, seed,
     assert_within_half_a_step(decoded, embeddings, images)
 
 
-@pytest.mark.parametrize("channel_mode", CHANNEL_MODES)
-def test_decoding_gives_the_embedding_back_at_every_dimension(channel_mode):
-    everything = random_embeddings(1, 4096)
-    for dim in range(1, 4097):
-        embeddings = everything[:, :dim]
+def assert_decoding_gives_the_embedding_back(every_dim, channel_mode):
+    longest = random_embeddings(1, 4096)
+    for dim in every_dim:
+        embeddings = longest[:, :dim]
         images = encode_images(embeddings, native(channel_mode))
         assert_within_half_a_step(decode_images(images), embeddings, images)
+
+
+@pytest.mark.parametrize(("channel_mode", "planes"), [("split", 3), ("replicate", 1)])
+def test_decoding_gives_the_embedding_back_where_the_side_changes(channel_mode, planes):
+    full = [planes * side**2 for side in range(1, 65) if planes * side**2 < 4096]
+
+    assert_decoding_gives_the_embedding_back(full, channel_mode)
+    assert_decoding_gives_the_embedding_back([dim + 1 for dim in full], channel_mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channel_mode", CHANNEL_MODES)
+def test_decoding_gives_the_embedding_back_at_every_dimension(channel_mode):
+    assert_decoding_gives_the_embedding_back(range(1, 4097), channel_mode)
 
 
 @settings(deadline=None, max_examples=60)

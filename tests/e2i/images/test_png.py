@@ -182,11 +182,11 @@ def test_other_pictures_are_refused(picture, message):
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize(
-    "fact",
-    ["side", "id", "fingerprint", "embedding", "dimension", "channel_mode", "image_mode"]
-    + ["clip_values", "minima", "maxima", "format"],
-)
+LABEL_FACTS = ["side", "id", "fingerprint", "embedding"]
+MODE_FACTS = ["dimension", "channel_mode", "image_mode", "clip_values"]
+
+
+@pytest.mark.parametrize("fact", ["format", *LABEL_FACTS, *MODE_FACTS, "minima", "maxima"])
 def test_a_missing_fact_is_named(fact):
     with pytest.raises(ImageError) as caught:
         decode_png(with_facts(**{fact: None}), "audio_x.png")

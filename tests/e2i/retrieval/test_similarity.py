@@ -79,6 +79,11 @@ def test_very_short_and_very_long_rows_are_normalized(scale):
     torch.testing.assert_close(rows, expected, atol=1e-6 if scale > 1e-40 else 1e-2, rtol=0)
 
 
+def test_rows_that_compare_equal_have_equal_bytes():
+    rows = unit_rows(torch.tensor([[0.0, 3.0], [-0.0, 3.0]]), "clip")
+    assert torch.equal(rows[0].view(torch.int32), rows[1].view(torch.int32))
+
+
 def test_inputs_are_left_as_they_were():
     rows = projections(3).double().requires_grad_()
     before = rows.clone()

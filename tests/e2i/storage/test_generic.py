@@ -7,10 +7,12 @@ import http.server
 import threading
 import traceback
 import uuid
+from typing import ClassVar
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from storage_contract import StorageContract
 
 from e2i.errors import (
     ConfigError,
@@ -20,15 +22,14 @@ from e2i.errors import (
     StorageUnavailableError,
 )
 from e2i.storage import Folder
-from storage_contract import StorageContract
 
 
 class ForeignFileSystem(MemoryFileSystem):
     """In memory, under a protocol that e2i has no module for."""
 
     protocol = "foreign"
-    store: dict[str, object] = {}
-    pseudo_dirs = [""]
+    store: ClassVar[dict[str, object]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -81,7 +82,7 @@ def test_an_option_that_the_file_system_does_not_take(monkeypatch):
 def test_unknown_protocols_and_missing_packages():
     with pytest.raises(ConfigError, match="unknown protocol: got 'nosuch', expected one of: local"):
         Folder("nosuch://x")
-    with pytest.raises(ConfigError, match="package for uninstalled:// .* `pip install no_such_pac"):
+    with pytest.raises(ConfigError, match=r"for uninstalled:// .* `pip install no_such_pac"):
         Folder("uninstalled://x")
 
 

@@ -1,4 +1,4 @@
-"""The local disk: the contract, with and without hard links and folder locks, and its own faults."""
+"""The local disk: the contract, also without hard links or folder locks, and its own faults."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from storage_contract import SharedStorageContract
 
 from e2i.errors import (
     StorageError,
@@ -24,7 +25,6 @@ from e2i.errors import (
     is_transient,
 )
 from e2i.storage import Folder
-from storage_contract import SharedStorageContract
 
 
 class TestLocal(SharedStorageContract):
@@ -181,7 +181,7 @@ def test_a_failed_write_says_why_and_leaves_nothing(
     assert str(tmp_path / "new" / "x") in str(caught.value)
     assert caught.value.errno == number
     assert is_transient(caught.value) is transient
-    assert os.listdir(tmp_path / "new") == ["old"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["old"]
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_folder_in_the_place_of_a_file(tmp_path, call):
     (tmp_path / "folder").mkdir()
     with pytest.raises(StorageError, match="A folder lies there"):
         getattr(Folder(tmp_path), call)("folder", b"", *([None] if call == "replace" else []))
-    assert os.listdir(tmp_path) == ["folder"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_a_name_of_the_longest_length_and_one_more(tmp_path):

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from s3_server import S3Server
+from storage_contract import SharedStorageContract
 
 from e2i.errors import (
     ConfigError,
@@ -26,11 +28,13 @@ from e2i.errors import (
     is_transient,
 )
 from e2i.storage import Folder, s3
-from s3_server import S3Server
-from storage_contract import SharedStorageContract
 
 
 class TestS3(SharedStorageContract):
+    creators = 4  # SeaweedFS makes creators of one name wait for each other for a second
+    rounds = 1
+    names_that_the_server_changes = frozenset({"back\\slash|pipe<angle>"})  # \ becomes /
+
     @pytest.fixture
     def folder(self, s3_server):
         url = f"{s3_server.url}/{uuid.uuid4().hex}/my data #1 ?x=%20"
@@ -56,7 +60,7 @@ def calls(folder: Folder) -> list[Callable[[], object]]:
         lambda: folder.replace("a", b"", None),
         lambda: folder.delete("a"),
         lambda: folder.info("a"),
-        lambda: folder.files(),
+        folder.files,
     ]
 
 
@@ -104,11 +108,10 @@ def test_credentials_in_the_url_work_and_are_not_shown(s3_server):
     assert s3_server.key not in shown
 
 
-def test_a_secret_that_a_server_repeats_is_not_shown(s3_server):
-    with FaultyProxy(s3_server) as proxy:
-        proxy.answer_next(403, "AccessDenied", f"the secret {s3_server.secret} is bad")
-        with pytest.raises(StoragePermissionError, match=r"the secret \*\*\* is bad") as caught:
-            proxy.folder().read("a")
+def test_a_secret_that_a_server_repeats_is_not_shown(s3_server, proxy):
+    proxy.answer_next(403, "AccessDenied", f"the secret {s3_server.secret} is bad")
+    with pytest.raises(StoragePermissionError, match=r"the secret \*\*\* is bad") as caught:
+        proxy.folder().read("a")
     assert s3_server.secret not in "".join(traceback.format_exception(caught.value))
 
 
@@ -133,16 +136,11 @@ def test_a_wrong_configuration(options, text):
 
 def test_a_missing_bucket(s3_server):
     folder = Folder("s3://no-such-bucket/x", s3_server.storage_options)
-    for call in calls(folder):
-        try:
-            assert call() is None  # `info` cannot tell a missing bucket from a missing object
-        except StorageNotFoundError as error:
-            assert "there is no such bucket: got s3://no-such-bucket" in str(error)
-            assert "Create it, or correct the URL" in str(error)
-    with pytest.raises(StorageNotFoundError):
-        folder.write("a", b"")
-    with pytest.raises(StorageNotFoundError):
-        folder.files()
+    assert folder.info("a") is None  # a server answers HEAD without saying what is missing
+    for call in [*calls(folder)[:6], folder.files]:
+        with pytest.raises(StorageNotFoundError, match="Create it, or correct the URL") as caught:
+            call()
+        assert "there is no such bucket: got s3://no-such-bucket," in str(caught.value)
 
 
 def test_a_name_too_long_for_the_store(s3_folder):
@@ -168,25 +166,29 @@ def test_the_usual_variables_and_files_are_enough(s3_server, tmp_path):
     profile = {"AWS_PROFILE": "mine", "AWS_CONFIG_FILE": str(config)}
     by_service = dict(s3_server.environment)
     by_service["AWS_ENDPOINT_URL_S3"] = by_service.pop("AWS_ENDPOINT_URL")
-    for environment in (s3_server.environment, by_service, profile):
-        done = subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-W", "error", "-c", program, f"{s3_server.url}/{uuid.uuid4().hex}"],
             env={"AWS_EC2_METADATA_DISABLED": "true", **environment},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        assert (done.stdout, done.stderr) == ("True 1\n", "")
+        for environment in (s3_server.environment, by_service, profile)
+    ]
+    for process in processes:
+        assert process.communicate(timeout=60) == ("True 1\n", "")
 
 
 def test_an_outage_shows_soon_and_passes(mortal_s3_server):
     folder = Folder(f"{mortal_s3_server.url}/outage", mortal_s3_server.storage_options)
     folder.write("a", b"before")
     mortal_s3_server.kill()
-    for call in calls(folder)[:3]:
+    for call in (lambda: folder.read("a"), lambda: folder.create("b", b"")):
         started = time.monotonic()
         with pytest.raises(StorageUnavailableError, match="the store does not answer") as caught:
             call()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 10
         assert is_transient(caught.value)
         assert isinstance(caught.value, ConnectionError)
     mortal_s3_server.start()
@@ -195,7 +197,8 @@ def test_an_outage_shows_soon_and_passes(mortal_s3_server):
     assert [file.name for file in folder.files()] == ["a", "b"]
 
 
-def test_a_server_that_never_answers():
+def test_a_server_that_never_answers(monkeypatch):
+    monkeypatch.setattr(s3, "_PAUSES_S", (0.01,))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -214,7 +217,7 @@ class FaultyProxy:
 
     def __init__(self, server: S3Server) -> None:
         self._server = server
-        self._faults: list[Callable[[http.server.BaseHTTPRequestHandler], bool]] = []
+        self.faults: list[Callable[[http.server.BaseHTTPRequestHandler], bool]] = []
         self.requests: list[str] = []
 
     def folder(self) -> Folder:
@@ -235,14 +238,14 @@ class FaultyProxy:
             handler.wfile.write(body)
             return True
 
-        self._faults += [answer] * times
+        self.faults += [answer] * times
 
     def lose_next_answer(self) -> None:
         def lose(handler: http.server.BaseHTTPRequestHandler) -> bool:
             handler.close_connection = True
             return False
 
-        self._faults.append(lose)
+        self.faults.append(lose)
 
     def __enter__(self) -> FaultyProxy:
         proxy = self
@@ -257,7 +260,7 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 condition = self.headers.get("If-None-Match") or self.headers.get("If-Match")
                 proxy.requests.append(f"{self.command}{' if' if condition else ''}")
-                fault = proxy._faults.pop(0) if proxy._faults else None
+                fault = proxy.faults.pop(0) if proxy.faults else None
                 if fault is not None and fault(self):
                     return
                 host = proxy._server.endpoint_url.removeprefix("http://")
@@ -289,10 +292,17 @@ class FaultyProxy:
         self._thread.join()
 
 
-@pytest.fixture
-def proxy(s3_server) -> Iterator[FaultyProxy]:
+@pytest.fixture(scope="module")
+def shared_proxy(s3_server) -> Iterator[FaultyProxy]:
     with FaultyProxy(s3_server) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy) -> FaultyProxy:
+    shared_proxy.faults.clear()
+    shared_proxy.requests.clear()
+    return shared_proxy
 
 
 def test_the_proxy_changes_nothing_by_itself(proxy):

@@ -1,0 +1,311 @@
+"""Embedding one chunk of recordings and storing its shard.
+
+Conventions: a recording that cannot be read, decoded or embedded costs itself only; a store that
+is away costs the chunk, which can be tried again. Recordings are read and hashed first, so that
+rows stored by somebody else in the meantime are found before anything is encoded. The next
+recordings decode while the encoder runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2i.cache.chunk_result import (
+    ChunkResult,
+    Progress,
+    Stop,
+    check_encoder,
+    encoder_lock,
+    record_failures,
+    wrong_dimension,
+)
+from e2i.cache.failures import Failure, chunk_failures_name, read_failure_file
+from e2i.cache.header import SideSettings
+from e2i.cache.layout import FAILURES_NAME, shard_name
+from e2i.cache.plan import AudioChunk, WantedClip
+from e2i.cache.shards import AudioRow, ShardStamp, audio_shard, shard_key
+from e2i.cache.sources import READERS, read_recording
+from e2i.encoders.protocols import AudioEmbedding, AudioEncoder
+from e2i.errors import AudioError, E2IError, is_transient
+from e2i.storage import FileInfo, Folder
+
+_KEPT_BYTES = 512 * 2**20
+"""Bytes of recordings that a chunk keeps in memory; what is beyond is read again."""
+
+_DECODERS = 2
+_DECODED_AHEAD = 4
+_CLIPS_A_CALL = 16
+_SAMPLES_A_CALL = 16 * 2**20
+"""Samples given to the encoder at once, 64 MiB: over 8 minutes at 32 kHz."""
+
+
+class Waveform(Protocol):
+    """A decoded recording: float32 (T,) at the encoder's rate, and its length as stored."""
+
+    @property
+    def samples(self) -> NDArray[np.float32]: ...  # noqa: D102
+
+    @property
+    def duration_s(self) -> float: ...  # noqa: D102
+
+
+LoadWaveform = Callable[[bytes, int, str], Waveform]
+"""Decodes bytes to a waveform at a rate (Hz); the name is for messages. Raises AudioError."""
+
+
+def embed_audio_chunk(
+    folder: Folder,
+    audio_root: Folder,
+    chunk: AudioChunk,
+    encoder: AudioEncoder,
+    load_waveform: LoadWaveform,
+    *,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> ChunkResult:
+    """Embed the recordings of a chunk and store them, unless they are stored by now.
+
+    Args:
+        folder: the cache.
+        audio_root: where the recordings lie.
+        chunk: as planned.
+        encoder: the one that the chunk was planned for.
+        load_waveform: decodes a recording.
+        progress: told of clips as they are done.
+        stop: asked between calls of the encoder; True stores what is there and ends.
+
+    Raises:
+        FingerprintMismatchError: the encoder is another one.
+        CacheError: embeddings have another length than the encoder says.
+        StorageError: the store refused; nothing half-written is left.
+    """
+    started = time.perf_counter()
+    check_encoder(chunk.stamp, SideSettings.of(encoder))
+    work = _ChunkWork(audio_root, chunk.stamp, encoder, load_waveform, progress, stop)
+    recordings = work.read(chunk.clips)
+    lacking = _not_stored(folder, chunk, recordings)
+    reused = len(recordings) - len(lacking)
+    work.tell(reused)
+    rows = work.embed(lacking)
+    record_failures(folder, chunk.stamp, chunk.key, work.failed)
+    result = ChunkResult(
+        reused=reused,
+        failed=tuple(work.failed),
+        left=len(lacking) - len(rows) - work.failed_after_reading,
+    )
+    if rows:
+        key = shard_key(chunk.stamp, ((row.clip_id, row.content_sha256) for row in rows))
+        data = audio_shard(chunk.stamp, rows)
+        if folder.create(shard_name("audio", key), data):
+            result = replace(result, embedded=len(rows), stored_bytes=len(data))
+        else:
+            result = replace(result, discarded=len(rows))
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """A recording that could be read; `data` is None where it is to be read again."""
+
+    clip: WantedClip
+    info: FileInfo
+    sha256: str
+    data: bytes | None
+
+
+def _not_stored(
+    folder: Folder, chunk: AudioChunk, recordings: list[_Recording]
+) -> list[_Recording]:
+    """The recordings that no other run has stored as this chunk.
+
+    A run in which some of them failed has stored the others: its records tell which.
+    """
+    if not recordings:
+        return []
+    if _is_stored(folder, chunk, recordings):
+        return []
+    records = [
+        *read_failure_file(folder, chunk_failures_name("audio", chunk.key)),
+        *read_failure_file(folder, FAILURES_NAME),
+    ]
+    failed = {(record.id, record.content_sha256) for record in records}
+    fine = [r for r in recordings if (r.clip.clip_id, r.sha256) not in failed]
+    if len(fine) < len(recordings) and fine and _is_stored(folder, chunk, fine):
+        return [r for r in recordings if (r.clip.clip_id, r.sha256) in failed]
+    return recordings
+
+
+def _is_stored(folder: Folder, chunk: AudioChunk, recordings: list[_Recording]) -> bool:
+    key = shard_key(chunk.stamp, ((r.clip.clip_id, r.sha256) for r in recordings))
+    return folder.info(shard_name("audio", key)) is not None
+
+
+@dataclass(slots=True)
+class _ChunkWork:
+    """Reads, decodes and encodes the recordings of one chunk, and collects what failed."""
+
+    audio_root: Folder
+    stamp: ShardStamp
+    encoder: AudioEncoder
+    load_waveform: LoadWaveform
+    progress: Progress | None
+    stop: Stop | None
+    failed: list[Failure] = field(default_factory=list)
+    failed_after_reading: int = 0
+    _kept_bytes: int = 0
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, done: int) -> None:
+        """Pass progress on."""
+        if self.progress is not None and done:
+            self.progress(done)
+
+    def read(self, clips: Sequence[WantedClip]) -> list[_Recording]:
+        """The recordings that can be read, in the order given; the others have failed."""
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(self._read_one, clips))
+        for clip, outcome in zip(clips, found, strict=True):
+            if isinstance(outcome, Exception):
+                self._fail(clip, "", outcome)
+        return [outcome for outcome in found if isinstance(outcome, _Recording)]
+
+    def embed(self, recordings: Sequence[_Recording]) -> list[AudioRow]:
+        """Rows of the recordings that can be embedded, in the order given."""
+        rows: list[AudioRow] = []
+        batch: list[tuple[_Recording, Waveform]] = []
+        for recording, outcome in self._decoded(recordings):
+            if isinstance(outcome, AudioError):
+                self._fail(recording.clip, recording.sha256, outcome, after_reading=True)
+                continue
+            batch.append((recording, outcome))
+            if len(batch) == _CLIPS_A_CALL or _num_samples(batch) >= _SAMPLES_A_CALL:
+                rows += self._encode(batch)
+                batch = []
+                if self.stop is not None and self.stop():
+                    return rows
+        return rows + self._encode(batch)
+
+    def _read_one(self, clip: WantedClip) -> _Recording | Exception:
+        try:
+            data, info = read_recording(self.audio_root, clip.audio_name)
+        except (E2IError, OSError) as error:
+            if is_transient(error):
+                raise
+            return error
+        sha256 = hashlib.sha256(data).hexdigest()
+        with self._guard:
+            keep = self._kept_bytes + len(data) <= _KEPT_BYTES
+            self._kept_bytes += len(data) if keep else 0
+        return _Recording(clip, info, sha256, data if keep else None)
+
+    def _decoded(
+        self, recordings: Sequence[_Recording]
+    ) -> Iterator[tuple[_Recording, Waveform | AudioError]]:
+        """Recordings and their waveforms, decoded a few ahead."""
+        waiting = iter(recordings)
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            ahead: deque[tuple[_Recording, Future[Waveform]]] = deque(
+                (recording, pool.submit(self._decode, recording))
+                for recording in itertools.islice(waiting, _DECODED_AHEAD)
+            )
+            try:
+                while ahead:
+                    recording, future = ahead.popleft()
+                    error = future.exception()
+                    if error is not None and not isinstance(error, AudioError):
+                        raise error
+                    for following in itertools.islice(waiting, 1):
+                        ahead.append((following, pool.submit(self._decode, following)))
+                    yield recording, error if error is not None else future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, recording: _Recording) -> Waveform:
+        data, name = recording.data, recording.clip.audio_name
+        if data is None:
+            data, _ = read_recording(self.audio_root, name)
+            if hashlib.sha256(data).hexdigest() != recording.sha256:
+                raise AudioError(
+                    f"a recording changed while it was read: got other bytes of {name!r} the "
+                    "second time, expected the same. Run again once it is written."
+                )
+        return self.load_waveform(data, self.encoder.sample_rate, name)
+
+    def _encode(self, batch: Sequence[tuple[_Recording, Waveform]]) -> list[AudioRow]:
+        """Rows of a batch; if the encoder refuses a waveform, the others go on without it."""
+        if not batch:
+            return []
+        try:
+            with encoder_lock(self.stamp.fingerprint):
+                made = self.encoder.encode([waveform.samples for _, waveform in batch])
+        except AudioError as error:
+            if len(batch) > 1:
+                return [row for one in batch for row in self._encode([one])]
+            recording = batch[0][0]
+            self._fail(recording.clip, recording.sha256, error, after_reading=True)
+            return []
+        if len(made) != len(batch):
+            raise wrong_dimension(self.stamp, (len(made),))
+        rows = [
+            row
+            for (recording, waveform), embedded in zip(batch, made, strict=True)
+            if (row := self._row(recording, waveform, embedded)) is not None
+        ]
+        self.tell(len(rows))
+        return rows
+
+    def _row(
+        self, recording: _Recording, waveform: Waveform, made: AudioEmbedding
+    ) -> AudioRow | None:
+        embedding = np.asarray(made.embedding, dtype=np.float32)
+        if embedding.shape != (self.stamp.dim,):
+            raise wrong_dimension(self.stamp, embedding.shape)
+        if not np.isfinite(embedding).all():
+            error = AudioError(
+                f"a recording cannot be embedded: got values that are not finite for "
+                f"{recording.clip.audio_name!r}, expected finite ones. Look at the recording."
+            )
+            self._fail(recording.clip, recording.sha256, error, after_reading=True)
+            return None
+        return AudioRow(
+            clip_id=recording.clip.clip_id,
+            content_sha256=recording.sha256,
+            source_bytes=recording.info.size_bytes,
+            source_version=recording.info.version,
+            embedding=embedding,
+            duration_s=float(waveform.duration_s),
+            num_windows=int(made.num_windows),
+        )
+
+    def _fail(
+        self, clip: WantedClip, sha256: str, error: Exception, *, after_reading: bool = False
+    ) -> None:
+        self.failed.append(
+            Failure(
+                side="audio",
+                id=clip.clip_id,
+                name=clip.audio_name,
+                error=type(error).__name__,
+                reason=str(error),
+                content_sha256=sha256,
+                fingerprint=self.stamp.fingerprint,
+                generation=self.stamp.generation,
+            )
+        )
+        self.failed_after_reading += after_reading
+        self.tell(1)
+
+
+def _num_samples(batch: Sequence[tuple[_Recording, Waveform]]) -> int:
+    return sum(len(waveform.samples) for _, waveform in batch)

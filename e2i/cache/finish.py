@@ -1,0 +1,209 @@
+"""The end of a run: stock is taken again, failures are merged, the manifest is written last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from e2i.cache.config import SnapshotMode
+from e2i.cache.failures import Failure, read_failures, write_merged
+from e2i.cache.header import CacheHeader, SideSettings, check_header
+from e2i.cache.layout import MANIFEST_NAME, SIDES, Side
+from e2i.cache.manifest import Counts, Manifest, SideManifest, Verified, read_manifest
+from e2i.cache.snapshot import write_snapshot
+from e2i.cache.stock import Stock, take_stock
+from e2i.clips import CaptionedClips
+from e2i.errors import CacheIncompleteError, StaleWriteError
+from e2i.storage import Folder
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSummary:
+    """A finished cache.
+
+    Attributes:
+        url: where it lies, without credentials.
+        clips: wanted.
+        captions: wanted.
+        clips_stored: wanted and embedded.
+        captions_stored: wanted and embedded.
+        captions_without_clip: captions whose clip failed; they leave training and evaluation.
+        failures: of clips and captions, in the order of the metadata.
+        shards: of both sides together.
+        shard_bytes: their size.
+        manifest_sha256: names this state of the cache.
+        manifest_written: False where the stored manifest was the same already.
+        snapshot_written: False where there is none, or it was up to date already.
+    """
+
+    url: str
+    clips: int
+    captions: int
+    clips_stored: int
+    captions_stored: int
+    captions_without_clip: int
+    failures: tuple[Failure, ...]
+    shards: int
+    shard_bytes: int
+    manifest_sha256: str
+    manifest_written: bool
+    snapshot_written: bool
+
+
+def finish_cache(
+    folder: Folder,
+    clips: CaptionedClips,
+    audio: SideSettings,
+    text: SideSettings,
+    *,
+    audio_root: Folder | None = None,
+    verified: Mapping[str, Verified] | None = None,
+    snapshot: SnapshotMode = "auto",
+) -> CacheSummary:
+    """Write the manifest of a cache in which everything wanted is stored or has failed.
+
+    Args:
+        folder: the cache.
+        clips: what is wanted.
+        audio: settings of the audio encoder.
+        text: settings of the text encoder.
+        audio_root: where the recordings lie; default `clips.audio_root_url`.
+        verified: what the plan has verified.
+        snapshot: whether the tensors of the original's form are written as well.
+
+    Raises:
+        CacheIncompleteError: clips or captions are neither stored nor failed; what is stored stays.
+        CacheError, FingerprintMismatchError: the cache is one of something else.
+        CacheCorruptError: a stored file cannot be read.
+        StaleWriteError: others keep replacing the manifest.
+        StorageError: the store refused.
+    """
+    root = audio_root or Folder(clips.audio_root_url)
+    for _ in range(_ATTEMPTS):
+        header = check_header(folder, clips.dataset, clips.split, {"audio": audio, "text": text})
+        found = read_manifest(folder)
+        stock = take_stock(
+            folder,
+            header,
+            clips,
+            root,
+            found[0] if found else None,
+            known=verified,
+            hashed=True,
+        )
+        recorded = read_failures(folder, header)
+        manifest, failures = _manifest(folder, header, clips, stock, recorded.by_id)
+        data = manifest.as_bytes()
+        written = found is None or found[1] != data
+        write_merged(folder, failures)
+        if written:
+            try:
+                folder.replace(MANIFEST_NAME, data, found[2] if found else None)
+            except StaleWriteError:
+                continue
+        for name in recorded.chunk_files:
+            folder.delete(name)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return _summary(
+            folder,
+            manifest,
+            failures,
+            sha256,
+            manifest_written=written,
+            snapshot_written=write_snapshot(folder, snapshot),
+        )
+    raise StaleWriteError(
+        f"{folder.url}/{MANIFEST_NAME} keeps changing: got {_ATTEMPTS} writes by other runs, "
+        "expected them to end. Run again."
+    )
+
+
+def _manifest(
+    folder: Folder,
+    header: CacheHeader,
+    clips: CaptionedClips,
+    stock: Stock,
+    recorded: Mapping[tuple[Side, str], Failure],
+) -> tuple[Manifest, list[Failure]]:
+    """The manifest of this stock, and the failures in it."""
+    wanted: dict[Side, tuple[str, ...]] = {
+        "audio": tuple(clip.clip_id for clip in clips.clips),
+        "text": tuple(c.caption_id for clip in clips.clips for c in clip.captions),
+    }
+    lacking: dict[Side, tuple[str, ...]] = {
+        side: tuple(name for name in wanted[side] if name not in stock.side(side).stored)
+        for side in SIDES
+    }
+    undone = {side: [n for n in lacking[side] if (side, n) not in recorded] for side in SIDES}
+    if undone["audio"] or undone["text"]:
+        raise CacheIncompleteError(_undone_text(folder, undone))
+    sides = {
+        side: SideManifest(
+            fingerprint=header.side(side).fingerprint,
+            generation=header.side(side).generation,
+            dim=header.side(side).dim,
+            wanted=wanted[side],
+            failed=lacking[side],
+            shards=tuple(stock.side(side).shards),
+        )
+        for side in SIDES
+    }
+    failed_clips = set(lacking["audio"])
+    manifest = Manifest(
+        complete=True,
+        dataset=clips.dataset,
+        split=clips.split,
+        source=clips.source,
+        counts=Counts(
+            clips=len(wanted["audio"]),
+            captions=len(wanted["text"]),
+            clips_failed=len(lacking["audio"]),
+            captions_failed=len(lacking["text"]),
+            captions_without_clip=sum(
+                len(clip.captions) for clip in clips.clips if clip.clip_id in failed_clips
+            ),
+        ),
+        audio=sides["audio"],
+        text=sides["text"],
+        verified=stock.verified,
+    )
+    return manifest, [recorded[side, name] for side in SIDES for name in lacking[side]]
+
+
+def _undone_text(folder: Folder, undone: Mapping[Side, list[str]]) -> str:
+    example = next(name for side in SIDES for name in undone[side])
+    return (
+        f"the cache is not whole: got {len(undone['audio'])} clips and {len(undone['text'])} "
+        f"captions that are neither stored nor failed (the first is {example!r}) in {folder.url}, "
+        "expected none. Run `e2i cache-embeddings` again as before, without --force: what is "
+        "stored is kept."
+    )
+
+
+def _summary(
+    folder: Folder,
+    manifest: Manifest,
+    failures: list[Failure],
+    sha256: str,
+    *,
+    manifest_written: bool,
+    snapshot_written: bool,
+) -> CacheSummary:
+    shards = (*manifest.audio.shards, *manifest.text.shards)
+    return CacheSummary(
+        url=folder.url,
+        clips=manifest.counts.clips,
+        captions=manifest.counts.captions,
+        clips_stored=manifest.audio.stored,
+        captions_stored=manifest.text.stored,
+        captions_without_clip=manifest.counts.captions_without_clip,
+        failures=tuple(failures),
+        shards=len(shards),
+        shard_bytes=sum(entry.bytes for entry in shards),
+        manifest_sha256=sha256,
+        manifest_written=manifest_written,
+        snapshot_written=snapshot_written,
+    )

@@ -1,0 +1,134 @@
+"""Recordings where they lie: what is there, whether it changed, its bytes.
+
+Conventions: a recording's digest is the sha256 of its file. Size and version (modification time,
+or ETag) are compared first; bytes are hashed only where either differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from e2i.errors import AudioError, AudioNotFoundError, E2IError, StorageNotFoundError, is_transient
+from e2i.storage import FileInfo, Folder
+
+READERS = 8
+"""Recordings read at once."""
+
+_BLOCK_BYTES = 2**20
+
+_LIST_FROM = 64
+"""From this many recordings on, listing a remote folder takes less time than asking for each."""
+
+
+def look_up(audio_root: Folder, names: Iterable[str]) -> dict[str, FileInfo]:
+    """What lies under these names; those that cannot be had are left out.
+
+    Raises:
+        StorageUnavailableError: the store did not answer.
+    """
+    wanted = list(dict.fromkeys(names))
+    if audio_root.local_path is None and len(wanted) >= _LIST_FROM:
+        listed = _listed(audio_root, wanted)
+        if listed is not None:
+            return listed
+    if audio_root.local_path is not None:
+        found = [_info(audio_root, name) for name in wanted]
+    else:
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(lambda name: _info(audio_root, name), wanted))
+    return {info.name: info for info in found if info is not None}
+
+
+def _listed(audio_root: Folder, wanted: list[str]) -> dict[str, FileInfo] | None:
+    """By listing the folder that all names share; None where the store does not list."""
+    common = posixpath.commonpath([f"/{posixpath.dirname(name)}" for name in wanted]).strip("/")
+    names = set(wanted)
+    try:
+        return {file.name: file for file in audio_root.files(common) if file.name in names}
+    except E2IError as error:
+        if is_transient(error):
+            raise
+        return None
+
+
+def _info(audio_root: Folder, name: str) -> FileInfo | None:
+    try:
+        return audio_root.info(name)
+    except E2IError as error:
+        if is_transient(error):
+            raise
+        return None
+
+
+def digests(audio_root: Folder, names: Iterable[str]) -> dict[str, str]:
+    """The sha256 of recordings; those that cannot be read are left out.
+
+    Raises:
+        StorageUnavailableError: the store did not answer.
+    """
+    wanted = list(dict.fromkeys(names))
+    if not wanted:
+        return {}
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda name: _digest(audio_root, name), wanted)
+        return {name: sha for name, sha in zip(wanted, found, strict=True) if sha is not None}
+
+
+def _digest(audio_root: Folder, name: str) -> str | None:
+    try:
+        with audio_root.open(name) as file:
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+            return digest.hexdigest()
+    except (E2IError, OSError) as error:
+        if is_transient(error):
+            raise
+        return None
+
+
+def read_recording(audio_root: Folder, name: str) -> tuple[bytes, FileInfo]:
+    """The bytes of a recording, and its size and version from before they were read.
+
+    Raises:
+        AudioNotFoundError: there is no such file.
+        AudioError: it leads out of the audio root.
+        StorageError: it cannot be read.
+    """
+    check_below_root(audio_root, name)
+    info = audio_root.info(name)
+    if info is None:
+        raise _no_recording(audio_root, name)
+    try:
+        return audio_root.read(name), info
+    except StorageNotFoundError as error:
+        raise _no_recording(audio_root, name) from error
+
+
+def _no_recording(audio_root: Folder, name: str) -> AudioNotFoundError:
+    return AudioNotFoundError(
+        f"there is no recording: got {name!r}, expected a file below {audio_root.url}. Correct "
+        "the metadata or --audio-root."
+    )
+
+
+def check_below_root(audio_root: Folder, name: str) -> None:
+    """Refuse a link that leads out of a local audio root.
+
+    Raises:
+        AudioError: it does.
+    """
+    if audio_root.local_path is None:
+        return
+    root = os.path.realpath(audio_root.local_path)
+    path = os.path.realpath(f"{root}/{name}")
+    if not Path(path).is_relative_to(root):
+        raise AudioError(
+            f"a recording leads out of the audio root: got {name!r}, a link to {path}, expected a "
+            f"file below {root}. Copy the recording there or correct --audio-root."
+        )

@@ -1,0 +1,263 @@
+"""Taking stock: which wanted rows are stored, and where.
+
+Conventions: what is stored is told by the shards alone, under the fingerprint and generation of
+`cache.json`, so that nothing else has to survive a kill. Where an id stands more than once, the row
+counts whose content digest is that of the current recording or caption; among equals the one in
+the shard that comes first by name. A recording that cannot be looked up keeps the row that it has:
+audio may be moved away once it is embedded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from e2i.cache.header import CacheHeader
+from e2i.cache.layout import Side, is_shard
+from e2i.cache.manifest import Manifest, ShardEntry, Verified, runs_of
+from e2i.cache.shards import ShardKeys, ShardStamp, corrupt, read_keys
+from e2i.cache.sources import digests, look_up
+from e2i.clips import CaptionedClips
+from e2i.storage import FileInfo, Folder
+
+_READERS = 8
+
+
+@dataclass(slots=True)
+class SideStock:
+    """What is stored of one side.
+
+    Attributes:
+        stored: wanted ids that have a row.
+        shards: those with at least one row that counts, sorted by name.
+        unused: shards without such a row.
+        unused_bytes: their size.
+    """
+
+    stored: set[str] = field(default_factory=set)
+    shards: list[ShardEntry] = field(default_factory=list)
+    unused: int = 0
+    unused_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What is stored of what is wanted.
+
+    Attributes:
+        audio: the clips.
+        text: the captions.
+        verified: recordings whose size or version changed while their bytes did not, by clip id.
+    """
+
+    audio: SideStock
+    text: SideStock
+    verified: dict[str, Verified]
+
+    def side(self, side: Side) -> SideStock:
+        """The audio side or the text side."""
+        return self.audio if side == "audio" else self.text
+
+
+def take_stock(
+    folder: Folder,
+    header: CacheHeader,
+    clips: CaptionedClips,
+    audio_root: Folder,
+    manifest: Manifest | None,
+    *,
+    known: Mapping[str, Verified] | None = None,
+    hashed: bool = False,
+) -> Stock:
+    """Which wanted rows the shards hold.
+
+    Args:
+        folder: the cache.
+        header: its `cache.json`.
+        clips: what is wanted.
+        audio_root: where the recordings lie.
+        manifest: the last manifest, for what it knows of shards and recordings.
+        known: recordings verified since, by clip id.
+        hashed: give the sha256 of each shard; those that the manifest knows are not read for it.
+
+    Raises:
+        CacheCorruptError: a shard cannot be read, or is not as the manifest has it.
+    """
+    if manifest is not None and not manifest.belongs_to(header):
+        manifest = None
+    audio, audio_unused = _matching(folder, header, "audio", manifest, hashed=hashed)
+    text, text_unused = _matching(folder, header, "text", manifest, hashed=hashed)
+    before = {**(manifest.verified if manifest else {}), **(known or {})}
+    digest, verified = _current_digests(clips, audio, audio_root, manifest, before)
+    captions = {c.caption_id: (c.clip_id, c.text) for clip in clips.clips for c in clip.captions}
+    return Stock(
+        audio=_counted(
+            audio,
+            "clip_id",
+            lambda columns: [
+                digest.get(clip_id) == sha
+                for clip_id, sha in zip(columns["clip_id"], columns["content_sha256"], strict=True)
+            ],
+            audio_unused,
+        ),
+        text=_counted(
+            text,
+            "caption_id",
+            lambda columns: [
+                captions.get(caption_id) == (clip_id, text)
+                for caption_id, clip_id, text in zip(*columns.values(), strict=True)
+            ],
+            text_unused,
+        ),
+        verified=verified,
+    )
+
+
+def read_shards(
+    folder: Folder, side: Side, entries: Iterable[ShardEntry] = (), *, hashed: bool = False
+) -> list[ShardKeys]:
+    """The ids in all shards of a side, sorted by name.
+
+    Args:
+        folder: the cache.
+        side: audio or text.
+        entries: what the manifest says of shards: sizes are compared, sums are taken over.
+        hashed: give the sha256 of the others too.
+
+    Raises:
+        CacheCorruptError: a shard cannot be read, or is not as the manifest has it.
+    """
+    files = [file for file in folder.files(side) if is_shard(file.name, side)]
+    by_name = {entry.name: entry for entry in entries}
+
+    def read(file: FileInfo) -> ShardKeys:
+        entry = by_name.get(file.name)
+        if entry is None:
+            return read_keys(folder, file, side, hashed=hashed)
+        if entry.bytes != file.size_bytes:
+            raise corrupt(folder, file.name, f"{file.size_bytes} bytes", f"{entry.bytes} bytes")
+        return replace(read_keys(folder, file, side, hashed=False), sha256=entry.sha256)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, files))
+
+
+def _matching(
+    folder: Folder, header: CacheHeader, side: Side, manifest: Manifest | None, *, hashed: bool
+) -> tuple[list[ShardKeys], list[ShardKeys]]:
+    """The shards of the header's fingerprint and generation, and the others."""
+    entries = manifest.side(side).shards if manifest else ()
+    found = read_shards(folder, side, entries, hashed=hashed)
+    stamp = ShardStamp.of(header, side)
+    return (
+        [keys for keys in found if keys.stamp == stamp],
+        [keys for keys in found if keys.stamp != stamp],
+    )
+
+
+def _counted(
+    shards: Sequence[ShardKeys],
+    id_column: str,
+    current: Callable[[dict[str, list[Any]]], list[bool]],
+    unused: Sequence[ShardKeys],
+) -> SideStock:
+    """The first row of each id, among those that are current."""
+    stock = SideStock(unused=len(unused), unused_bytes=sum(keys.size_bytes for keys in unused))
+    for keys in shards:
+        excluded = []
+        ids = keys.columns[id_column]
+        for row, (name, is_current) in enumerate(zip(ids, current(keys.columns), strict=True)):
+            if is_current and name not in stock.stored:
+                stock.stored.add(name)
+            else:
+                excluded.append(row)
+        if len(excluded) == keys.rows:
+            stock.unused += 1
+            stock.unused_bytes += keys.size_bytes
+            continue
+        entry = ShardEntry(
+            name=keys.name,
+            rows=keys.rows,
+            bytes=keys.size_bytes,
+            sha256=keys.sha256,
+            excluded=runs_of(excluded),
+        )
+        stock.shards.append(entry)
+    return stock
+
+
+def _current_digests(
+    clips: CaptionedClips,
+    shards: Sequence[ShardKeys],
+    audio_root: Folder,
+    manifest: Manifest | None,
+    before: Mapping[str, Verified],
+) -> tuple[dict[str, str], dict[str, Verified]]:
+    """The digest that each clip's row must have, and what had to be verified for it.
+
+    Told by size and version, else by what was verified before, else by hashing the recording.
+    """
+    names = {clip.clip_id: clip.audio_name for clip in clips.clips}
+    infos = look_up(audio_root, names.values())
+    digest, kept, changed = _by_version(shards, names, infos, manifest)
+    verified: dict[str, Verified] = {}
+    for clip_id, sha in kept.items():
+        digest[clip_id] = sha
+        if (known := before.get(clip_id)) is not None and known.sha256 == sha:
+            verified[clip_id] = known
+    hashes = {
+        clip_id: before[clip_id].sha256
+        for clip_id in changed
+        if clip_id in before and _is_same(before[clip_id], infos[names[clip_id]])
+    }
+    unknown = [clip_id for clip_id in changed if clip_id not in hashes]
+    read = digests(audio_root, (names[clip_id] for clip_id in unknown))
+    hashes |= {clip_id: read[names[clip_id]] for clip_id in unknown if names[clip_id] in read}
+    for clip_id, sha in hashes.items():
+        if sha in changed[clip_id]:
+            info = infos[names[clip_id]]
+            digest[clip_id] = sha
+            verified[clip_id] = Verified(bytes=info.size_bytes, version=info.version, sha256=sha)
+    return digest, dict(sorted(verified.items()))
+
+
+def _by_version(
+    shards: Sequence[ShardKeys],
+    names: Mapping[str, str],
+    infos: Mapping[str, FileInfo],
+    manifest: Manifest | None,
+) -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
+    """By clip id: digests told by size and version; those of recordings that cannot be looked up.
+
+    The third is what is stored of recordings whose size or version is another one.
+    """
+    entries = {entry.name: entry for entry in (manifest.audio.shards if manifest else ())}
+    digest: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    preferred: dict[str, str] = {}
+    changed: dict[str, set[str]] = {}
+    for keys in shards:
+        entry = entries.get(keys.name)
+        for row, (clip_id, sha, size, version) in enumerate(
+            zip(*keys.columns.values(), strict=True)
+        ):
+            name = names.get(clip_id)
+            if name is None or clip_id in digest:
+                continue
+            info = infos.get(name)
+            if info is None:
+                kept.setdefault(clip_id, sha)
+                if entry is not None and entry.counts(row):
+                    preferred[clip_id] = sha
+            elif (info.size_bytes, info.version) == (size, version):
+                digest[clip_id] = sha
+                changed.pop(clip_id, None)
+            else:
+                changed.setdefault(clip_id, set()).add(sha)
+    return digest, kept | preferred, changed
+
+
+def _is_same(known: Verified, info: FileInfo) -> bool:
+    return (known.bytes, known.version) == (info.size_bytes, info.version)

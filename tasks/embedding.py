@@ -1,0 +1,292 @@
+"""Tasks that embed: plan what is wanted, embed a chunk, finish the cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from e2i.encoders.config import EncodersConfig
+from e2i.encoders.load import load_audio_encoder, load_text_encoder
+from prefect import get_run_logger, task
+from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
+from prefect.utilities.annotations import quote
+
+from e2i.audio import load_waveform
+from e2i.cache.chunk_result import ChunkResult
+from e2i.cache.config import CacheConfig
+from e2i.cache.embed_audio import embed_audio_chunk
+from e2i.cache.embed_text import embed_text_chunk
+from e2i.cache.finish import finish_cache
+from e2i.cache.header import SideSettings
+from e2i.cache.plan import AudioChunk, CachePlan, TextChunk, plan_cache, shuffled
+from e2i.clips import CaptionedClips
+from e2i.datasets.clotho import read_clotho
+from e2i.datasets.config import MetadataConfig
+from e2i.errors import DatasetError, RunFailedError
+from e2i.storage import Folder
+from tasks.artifacts import artifact_key
+from tasks.policy import CHUNK_TIMEOUT_S, TRIED_AGAIN, WHOLE_TIMEOUT_S
+from tasks.progress import Stage, progress_sink
+
+T = TypeVar("T")
+
+SHOWN_FAILURES = 5
+
+# Flow runs that are to stop: their chunks in flight store what they have and end.
+_stopping: set[str] = set()
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What the chunks of a split need to be submitted.
+
+    Attributes:
+        label: data set and split, for names.
+        clips: the split's clips and captions.
+        plan: what is still to be embedded.
+    """
+
+    label: str
+    clips: CaptionedClips
+    plan: CachePlan
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that progress is shown under."""
+        return f"embed {self.label}"
+
+    @property
+    def artifact_key(self) -> str:
+        """Key of the progress artifact."""
+        return artifact_key("embedding", self.label)
+
+    @property
+    def total(self) -> int:
+        """Clips and captions to embed."""
+        plan = self.plan
+        return plan.clips + plan.captions - plan.clips_stored - plan.captions_stored
+
+    def outcome(self, done: Mapping[str, int]) -> str:
+        """What the chunks came to, for people."""
+        plan = self.plan
+        stored = plan.clips_stored or plan.captions_stored
+        text = (
+            f"{done.get('embedded', 0)} clips and {done.get('captions_embedded', 0)} captions "
+            "embedded"
+        )
+        return (
+            f"{text}, {plan.clips_stored} and {plan.captions_stored} were stored"
+            if stored
+            else text
+        )
+
+
+def unvisited(parameter: T) -> T:
+    """A task's parameter that Prefect does not search for futures, clip by clip."""
+    return cast("T", quote(parameter))
+
+
+def read_split(source: MetadataConfig) -> CaptionedClips:
+    """The clips and captions that a metadata file names.
+
+    Raises:
+        DatasetError: no metadata was given, or it is wrong.
+    """
+    if source.metadata is None:
+        raise DatasetError(
+            "no metadata: got nothing, expected a caption file. Give its path or URL as --metadata."
+        )
+    return read_clotho(source.metadata, audio_root=source.audio_root, split=source.split)
+
+
+@task(
+    name="plan-embedding",
+    task_run_name="plan-embedding",
+    tags=["embed"],
+    timeout_seconds=WHOLE_TIMEOUT_S,
+    **TRIED_AGAIN,
+)
+def plan_embedding(
+    source: MetadataConfig, cache_url: str, encoders: EncodersConfig, cache: CacheConfig
+) -> SplitPlan:
+    """Read a split and find out what its cache still lacks."""
+    clips = read_split(source)
+    run = flow_run.get_id() or ""
+    plan = plan_cache(
+        Folder(cache_url),
+        clips,
+        SideSettings.of(load_audio_encoder(encoders)),
+        SideSettings.of(load_text_encoder(encoders)),
+        audio_root=Folder(clips.audio_root_url),
+        chunk_size=cache.chunk_size,
+        force=cache.force,
+        force_token=run,
+    )
+    get_run_logger().info(
+        "%s: %d of %d clips and %d of %d captions are stored; %d audio and %d text chunks to do",
+        *(clips.split, plan.clips_stored, plan.clips, plan.captions_stored, plan.captions),
+        *(len(plan.audio_chunks), len(plan.text_chunks)),
+    )
+    return SplitPlan(f"{clips.dataset} {clips.split}", clips, shuffled(plan, run))
+
+
+@task(
+    name="embed-audio",
+    task_run_name="{stage}: audio chunk {chunk.index}",
+    tags=["embed", "audio"],
+    timeout_seconds=CHUNK_TIMEOUT_S,
+    **TRIED_AGAIN,
+)
+def embed_audio(
+    cache_url: str, audio_root_url: str, chunk: AudioChunk, encoders: EncodersConfig, stage: str
+) -> dict[str, int]:
+    """Embed the recordings of one chunk and store its shard."""
+    run = flow_run.get_id() or ""
+    result = embed_audio_chunk(
+        Folder(cache_url),
+        Folder(audio_root_url),
+        chunk,
+        load_audio_encoder(encoders),
+        load_waveform,
+        progress=lambda count: progress_sink().advance(stage, count),
+        stop=lambda: run in _stopping,
+    )
+    _log(result, "clips")
+    return {"embedded": result.embedded, "reused": result.reused + result.discarded}
+
+
+@task(
+    name="embed-text",
+    task_run_name="{stage}: text chunk {chunk.index}",
+    tags=["embed", "text"],
+    timeout_seconds=CHUNK_TIMEOUT_S,
+    **TRIED_AGAIN,
+)
+def embed_text(
+    cache_url: str, chunk: TextChunk, encoders: EncodersConfig, stage: str
+) -> dict[str, int]:
+    """Embed the captions of one chunk and store its shard."""
+    run = flow_run.get_id() or ""
+    result = embed_text_chunk(
+        Folder(cache_url),
+        chunk,
+        load_text_encoder(encoders),
+        progress=lambda count: progress_sink().advance(stage, count),
+        stop=lambda: run in _stopping,
+    )
+    _log(result, "captions")
+    return {
+        "captions_embedded": result.embedded,
+        "captions_reused": result.reused + result.discarded,
+    }
+
+
+def _log(result: ChunkResult, unit: str) -> None:
+    get_run_logger().info(
+        "%d %s embedded, %d found stored, %d failed, %.1f s",
+        *(result.embedded, unit, result.reused + result.discarded, len(result.failed)),
+        result.seconds,
+    )
+
+
+def submit_chunks(
+    cache_url: str, split: SplitPlan, encoders: EncodersConfig
+) -> list[PrefectFuture[dict[str, int]]]:
+    """Submit a task run for each chunk of a split."""
+    root_url = split.clips.audio_root_url
+    return [
+        *(
+            embed_audio.submit(cache_url, root_url, unvisited(chunk), encoders, split.stage)
+            for chunk in split.plan.audio_chunks
+        ),
+        *(
+            embed_text.submit(cache_url, unvisited(chunk), encoders, split.stage)
+            for chunk in split.plan.text_chunks
+        ),
+    ]
+
+
+def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage) -> Counter[str]:
+    """Wait for all chunks and add their counts up; one that fails does not stop the others.
+
+    Raises:
+        RunFailedError: chunks failed; names how many, and the first reason.
+    """
+    run = flow_run.get_id() or ""
+    counts: Counter[str] = Counter()
+    errors: list[BaseException] = []
+    try:
+        for future in as_completed(list(futures)):
+            outcome = future.result(raise_on_failure=False)
+            if isinstance(outcome, BaseException):
+                errors.append(outcome)
+                continue
+            counts.update(outcome)
+            stage.settle(sum(outcome.values()))
+    except BaseException:
+        _stopping.add(run)
+        raise
+    if errors:
+        raise RunFailedError(
+            f"{len(errors)} of {len(futures)} chunks could not be embedded: got {errors[0]} "
+            "Run the same command again: what is stored is kept."
+        ) from errors[0]
+    return counts
+
+
+@task(
+    name="finish-cache",
+    task_run_name="finish-cache",
+    tags=["embed"],
+    timeout_seconds=WHOLE_TIMEOUT_S,
+    **TRIED_AGAIN,
+)
+def finish_embedding(
+    cache_url: str,
+    split: SplitPlan,
+    encoders: EncodersConfig,
+    cache: CacheConfig,
+    done: dict[str, int],
+) -> dict[str, int]:
+    """Write the manifest of a split whose chunks are done; the counts.
+
+    Raises:
+        RunFailedError: more clips failed than may, or none is left; everything stored is kept.
+    """
+    summary = finish_cache(
+        Folder(cache_url),
+        split.clips,
+        SideSettings.of(load_audio_encoder(encoders)),
+        SideSettings.of(load_text_encoder(encoders)),
+        audio_root=Folder(split.clips.audio_root_url),
+        verified=split.plan.verified,
+        snapshot=cache.snapshot,
+    )
+    failed = [failure for failure in summary.failures if failure.side == "audio"]
+    for failure in failed[:SHOWN_FAILURES]:
+        progress_sink().note(f"{failure.id}: {failure.reason}")
+    if len(failed) > SHOWN_FAILURES:
+        progress_sink().note(f"… and {len(failed) - SHOWN_FAILURES} more, in failures.jsonl")
+    plan = split.plan
+    allowed = cache.allowed_failures(summary.clips)
+    if len(failed) > allowed or not summary.clips_stored:
+        raise RunFailedError(
+            f"too many recordings of {split.label} could not be embedded: got {len(failed)} of "
+            f"{summary.clips}, expected at most {allowed} (the first, {failed[0].id}: "
+            f"{failed[0].reason}) All are named in {summary.url}/failures.jsonl. Mend them, or "
+            "raise --max-failures; what is stored is kept."
+        )
+    return {
+        "clips": summary.clips,
+        "captions": summary.captions,
+        "embedded": done.get("embedded", 0),
+        "reused": plan.clips_stored + done.get("reused", 0),
+        "failed": len(failed),
+        "captions_embedded": done.get("captions_embedded", 0),
+        "captions_reused": plan.captions_stored + done.get("captions_reused", 0),
+        "captions_failed": len(summary.failures) - len(failed),
+        "captions_without_clip": summary.captions_without_clip,
+    }
