@@ -56,10 +56,13 @@ def client_environment(url: str, environ: Mapping[str, str] = os.environ) -> dic
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
+    # Prefect's own machinery prints whole events when one cannot be sent.
+    quiet = {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+    }
     if not environ.get("PREFECT_LOGGING_LEVEL"):
-        settings["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"
-        # Prefect's own machinery prints whole events when one cannot be sent.
-        settings["PREFECT_INTERNAL_LOGGING_LEVEL"] = "CRITICAL"
+        settings |= {name: environ.get(name, level) for name, level in quiet.items()}
     # A proxy of the network cannot reach a server that listens here only.
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in environ.get(name, "").split(",") if host]

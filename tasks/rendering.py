@@ -46,7 +46,12 @@ def render_side(cache_url: str, side: Side, images: ImagesConfig, label: str) ->
             progress=lambda count: progress_sink().advance(name, count),
         )
         stage.outcome = f"{counts.rendered} rendered, {counts.reused} were there"
-    return {"images_rendered": counts.rendered, "images_reused": counts.reused}
+    return {
+        "images_rendered": counts.rendered,
+        "images_reused": counts.reused,
+        "images_replaced": counts.replaced,
+        "images_deleted": counts.deleted,
+    }
 
 
 @task(

@@ -90,7 +90,7 @@ def _embed_usable(
         return ChunkResult(reused=len(captions), failed=tuple(failed))
     rows = encode()
     left = len(captions) - len(rows)
-    finite = np.isfinite(rows).all(axis=1, keepdims=True)[:, 0]
+    finite = np.asarray(np.isfinite(rows).all(axis=1))
     done = list(zip(captions, finite, strict=False))
     failed += [_failure(chunk.stamp, caption, _NOT_FINITE) for caption, good in done if not good]
     record_failures(folder, chunk.stamp, chunk.key, failed)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2i.errors import RetrievalInputError
-from e2i.retrieval.ranks import PositiveRanks, matrix_blocks, positive_columns, rank_positives
+from e2i.retrieval.ranks import PositiveRanks, positive_columns, rank_positives
 
 
 def recall_at_k(similarity: Tensor, positives: Tensor, k: int) -> float:
@@ -160,7 +160,7 @@ def _matrix_ranks(similarity: Tensor, positives: Tensor) -> PositiveRanks:
             "Make one mask entry a score."
         )
     columns = positive_columns(positives)
-    return rank_positives(matrix_blocks(similarity.detach()), columns)
+    return rank_positives([similarity.detach()], columns)
 
 
 def _require_cutoff(k: int, num_candidates: int) -> None:

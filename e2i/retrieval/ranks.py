@@ -24,7 +24,7 @@ from e2i.errors import RetrievalInputError
 _SORT_FROM = 24
 """From this many positives a query on, a row is sorted and not compared with each of them."""
 
-_BLOCK_CELLS = 2**22
+_TILE_CELLS = 2**19
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def positive_columns(positives: Tensor) -> Tensor:
 def rank_positives(blocks: Iterable[Tensor], columns: Tensor) -> PositiveRanks:
     """Count, for each positive, the candidates above it and tied with it.
 
-    Memory is that of one block and a few bytes a positive; blocks may be uneven.
+    Memory is that of one block and 32 bytes a positive; blocks may be uneven.
 
     Args:
         blocks: similarity (q, N) float, rows consecutive queries, Q rows together.
@@ -125,20 +125,24 @@ def rank_positives(blocks: Iterable[Tensor], columns: Tensor) -> PositiveRanks:
     """
     _require_positives(columns)
     done, width = 0, 0
-    counted: list[tuple[Tensor, ...]] = []
+    # Filled in place: small results kept between large blocks would leave holes in the heap.
+    counts = np.empty((4, *columns.shape), dtype=np.int64)
     for block in blocks:
-        rows = columns[done : done + len(block)].to(block.device)
-        _require_block(block, rows, done)
-        counted.append(tuple(part.cpu() for part in _count(block.contiguous(), rows)))
-        done, width = done + len(block), block.shape[1]
+        _require_block(block, columns[done : done + len(block)], done, width)
+        width = block.shape[1]
+        for tile in _tiles(block):
+            _require_numbers(tile, done)
+            here = slice(done, done + len(tile))
+            parts = _count(tile.contiguous(), columns[here].to(block.device))
+            for count, part in zip(counts, parts, strict=True):
+                count[here] = part.cpu().numpy()
+            done += len(tile)
     if done != len(columns):
         raise RetrievalInputError(
             f"similarity and positives differ in queries: got {done} and {len(columns)}, "
             "expected one row each. Check that both are in one order."
         )
-    above, tied, positives_above, positives_tied = (
-        torch.cat(parts).numpy() for parts in zip(*counted, strict=True)
-    )
+    above, tied, positives_above, positives_tied = counts
     return PositiveRanks(
         num_candidates=width,
         num_positives=(columns >= 0).sum(dim=1).cpu().numpy(),
@@ -149,10 +153,10 @@ def rank_positives(blocks: Iterable[Tensor], columns: Tensor) -> PositiveRanks:
     )
 
 
-def matrix_blocks(similarity: Tensor) -> Iterator[Tensor]:
-    """A whole matrix (Q, N) in views of about four million scores, to bound what is temporary."""
-    size = max(1, _BLOCK_CELLS // max(1, similarity.shape[1]))
-    return (similarity[start : start + size] for start in range(0, len(similarity), size))
+def _tiles(block: Tensor) -> Iterator[Tensor]:
+    """Rows that stay in the processor's cache while they are read several times."""
+    size = max(1, _TILE_CELLS // block.shape[1])
+    return (block[start : start + size] for start in range(0, len(block), size))
 
 
 def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -205,11 +209,17 @@ def _require_positives(columns: Tensor) -> None:
         )
 
 
-def _require_block(block: Tensor, columns: Tensor, first_query: int) -> None:
+def _require_block(block: Tensor, columns: Tensor, first_query: int, width: int) -> None:
+    """Refuse a block that is not the next rows of one similarity; `width` 0: none came yet."""
     if block.ndim != 2 or 0 in block.shape or not block.is_floating_point():
         raise RetrievalInputError(
             f"similarity is no matrix of scores: got {block.dtype} of shape {tuple(block.shape)}, "
             "expected floats (queries, candidates). Hand over one row a query."
+        )
+    if width not in (0, block.shape[1]):
+        raise RetrievalInputError(
+            f"blocks of similarity differ in candidates: got {block.shape[1]} from query "
+            f"{first_query} on, expected {width} as before. Score all queries against the same."
         )
     if len(columns) != len(block):
         raise RetrievalInputError(
@@ -222,8 +232,11 @@ def _require_block(block: Tensor, columns: Tensor, first_query: int) -> None:
             f"a positive is no candidate: got column {int(columns.max())}, expected less than "
             f"{block.shape[1]}. Check that similarity and positives are of one task."
         )
+
+
+def _require_numbers(scores: Tensor, first_query: int) -> None:
     # The largest of a row is NaN if any of it is.
-    undefined = block.amax(dim=1).isnan().nonzero()
+    undefined = scores.amax(dim=1).isnan().nonzero()
     if len(undefined):
         raise RetrievalInputError(
             f"a score of query {first_query + int(undefined[0])} is NaN: got nan, expected a "

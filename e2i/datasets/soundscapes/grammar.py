@@ -195,7 +195,7 @@ def _phrase(part: Part, rng: Generator) -> _Phrase:
 def _background(background: Background, rng: Generator) -> _Phrase:
     words = BACKGROUND[background.kind]
     adjective = ""
-    if _chance(rng, 0.6):
+    if _chance(rng, 0.85):
         adjective = _one_of(rng, words.strong if background.strong else words.soft)
     clause, gerund = _clauses(words.clauses, [], rng)
     return _Phrase(

@@ -58,7 +58,7 @@ def render(composition: Composition, rng: Generator) -> NDArray[np.int16]:
         sound = _background(composition.background, rng, length)
         for channel, gain in enumerate(_pan(rng, channels)):
             mix[channel] += gain * sound
-    mix += rng.standard_normal((channels, length)) * 10.0 ** (rng.uniform(-74.0, -62.0) / 20.0)
+    mix += (rng.random((channels, length)) - 0.5) * 10.0 ** (rng.uniform(-70.0, -56.0) / 20.0)
     mix *= 10.0 ** (rng.uniform(-5.0, 2.0) / 20.0) * flat(length)
     mix *= min(1.0, _HEADROOM / float(np.abs(mix).max()))
     return np.rint(mix.T * 32767.0).astype(np.int16)
@@ -80,7 +80,7 @@ def _part(part: Part, rng: Generator, room: int) -> Signal:
         sound *= 1.3 * (ramp if part.change == "rising" else ramp[::-1])
     if part.distance == "far":
         level = rms(sound)
-        sound = low_passed(sound, rng.uniform(900.0, 1600.0))
+        sound = low_passed(sound, rng.uniform(700.0, 1300.0))
         sound *= level / rms(sound)
     return sound * (_LEVEL[part.distance] * rng.uniform(0.85, 1.15))
 

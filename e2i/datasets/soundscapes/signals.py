@@ -107,7 +107,8 @@ def shaped_noise(rng: Generator, length: int, shape: Sequence[tuple[float, float
     size = _fast_length(length)
     log_hz = _log_frequencies(size)
     gain_db = np.interp(log_hz, [np.log(hz) for hz, _ in shape], [db for _, db in shape])
-    spectrum = rng.standard_normal(2 * log_hz.size).view(np.complex128)
+    # Sums of so many even draws are Gaussian, and come in half the time of Gaussian ones.
+    spectrum = (rng.random(2 * log_hz.size) - 0.5).view(np.complex128)
     spectrum *= np.exp(gain_db * (np.log(10.0) / 20.0))
     spectrum[0] = 0.0
     noise = np.fft.irfft(spectrum, size)[:length]

@@ -16,6 +16,7 @@ from e2i.cache.embed_text import embed_text_chunk
 from e2i.cache.finish import CacheSummary, finish_cache
 from e2i.cache.header import SideSettings
 from e2i.cache.plan import CachePlan, plan_cache
+from e2i.cache.shards import read_keys
 from e2i.clips import Caption, CaptionedClips, Clip
 from e2i.encoders.protocols import AudioEmbedding
 from e2i.errors import AudioError
@@ -166,6 +167,14 @@ class World:
         plan = self.plan(chunk_size, **options)
         self.embed(plan)
         return self.finish(verified=plan.verified, snapshot=snapshot)
+
+    def stored_row(self, side: str) -> NDArray[np.float32]:
+        """The first row of the shard that comes first by name."""
+        file = self.folder.files(side)[0]
+        keys = read_keys(self.folder, file, side, hashed=False)
+        if side == "audio":
+            return self.audio.one(self.contents[keys.columns["clip_id"][0]])
+        return self.text.one(keys.columns["caption"][0])
 
     def forget(self) -> None:
         """Begin counting anew."""

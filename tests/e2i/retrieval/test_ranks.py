@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from e2i.errors import RetrievalInputError
 from e2i.retrieval import ranks as ranks_module
-from e2i.retrieval.ranks import PositiveRanks, matrix_blocks, positive_columns, rank_positives
+from e2i.retrieval.ranks import PositiveRanks, positive_columns, rank_positives
 
 
 def ragged_task(queries=23, candidates=40, seed=5):
@@ -72,12 +72,15 @@ def test_positive_columns_are_filled_with_minus_one():
     assert positive_columns(mask).tolist() == [[1, 2], [0, -1]]
 
 
-def test_matrix_blocks_cover_each_row_once(monkeypatch):
-    monkeypatch.setattr(ranks_module, "_BLOCK_CELLS", 100)
-    similarity, _ = ragged_task()
-    blocks = list(matrix_blocks(similarity))
-    assert [len(block) for block in blocks] == [2] * 11 + [1]
-    assert torch.equal(torch.cat(blocks), similarity)
+def test_tiles_of_a_block_change_nothing(monkeypatch):
+    similarity, positives = ragged_task()
+    columns = positive_columns(positives)
+    expected = rank_positives([similarity], columns)
+    monkeypatch.setattr(ranks_module, "_TILE_CELLS", 100)  # two rows and a bit
+    assert_same(rank_positives(similarity.split(9), columns), expected)
+    similarity[17, 3] = torch.nan
+    with pytest.raises(RetrievalInputError, match="a score of query 17 is NaN"):
+        rank_positives(similarity.split(9), columns)
 
 
 def test_constant_scorer_is_a_matrix_of_one_value():
@@ -120,6 +123,12 @@ def test_too_few_and_too_many_rows_are_errors(rows, told):
     _, positives = ragged_task()
     with pytest.raises(RetrievalInputError, match=f"differ in queries: {told}, expected one row"):
         rank_positives(torch.zeros(rows, 40).split(7), positive_columns(positives))
+
+
+def test_blocks_of_different_widths_are_an_error():
+    blocks = [torch.zeros(2, 4), torch.zeros(1, 5)]
+    with pytest.raises(RetrievalInputError, match="got 5 from query 2 on, expected 4 as before"):
+        rank_positives(blocks, torch.zeros(3, 1, dtype=torch.int64))
 
 
 def test_a_positive_that_is_no_candidate_is_an_error():

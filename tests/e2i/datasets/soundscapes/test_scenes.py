@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_order_is_what_the_times_say(seed, split, index):
         if host.kind in RUNS:
             last = max(part.onset_s + part.duration_s for part in following)
             assert host.onset_s + host.duration_s >= last
-    for earlier, later in zip(following, following[1:], strict=False):
+    for earlier, later in pairwise(following):
         assert earlier.onset_s + earlier.duration_s < later.onset_s
 
 
@@ -64,9 +65,9 @@ def test_a_clip_does_not_depend_on_how_many_there_are():
 
 
 def test_descriptions_leave_the_global_random_state_alone():
-    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()[1].tolist()
     describe(SoundscapesConfig(num_validation=3), "validation")
-    assert states == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 def test_seed_and_split_both_matter():

@@ -74,7 +74,7 @@ def test_add_drops_what_reaches_over_the_ends(at, size):
 def test_flat_has_ramps_and_no_clicks(length):
     envelope = flat(length, 0.01)
     assert envelope.shape == (length,)
-    assert 0.0 < envelope.min()
+    assert envelope.min() > 0.0
     assert envelope.max() <= 1.0
     if length > 1000:
         assert envelope[0] < 0.01
