@@ -131,7 +131,8 @@ def _words(caption: str) -> list[str]:
 def _hashed(features: dict[str, float], block: str, buckets: int) -> NDArray[np.float64]:
     places = [_place(block, feature, buckets) for feature in features]
     values = [sign * weight for (_, sign), weight in zip(places, features.values(), strict=True)]
-    return np.bincount([bucket for bucket, _ in places], values, minlength=buckets)
+    block = np.bincount([bucket for bucket, _ in places], values, minlength=buckets)
+    return block.astype(np.float64, copy=False)
 
 
 @lru_cache(maxsize=2**17)

@@ -105,7 +105,12 @@ def start(stand_in: object, folder: ServerFolder) -> Iterator[Callable[[], Priva
 
 
 def _pid(folder: ServerFolder) -> int:
-    return int(json.loads((folder.path / "server.json").read_text())["pid"])
+    """The latest server; its number is written a moment after its start."""
+    deadline = time.monotonic() + 10
+    while (pid := json.loads((folder.path / "server.json").read_text())["pid"]) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(pid)
 
 
 def _status(url: str) -> int:
@@ -468,6 +473,7 @@ with ensure_server() as server:
 
     @flow
     def many():
+        print("running", flush=True)
         tiny.map(range(number)).wait()
 
     many()
@@ -503,13 +509,14 @@ def home_with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with victim:
         assert victim.stdout is not None
         url = victim.stdout.readline()
-        time.sleep(2)
+        assert victim.stdout.readline() == "running\n"
+        time.sleep(0.5)
         victim.kill()
         victim.communicate()
     ends = [(*c.communicate(timeout=PATIENCE_S), c.returncode) for c in commands]
     # Looked at once: the last command has waited.
     assert not choose_folder(home, {}).is_alive()
-    assert ends == [(url, "", 0)] * 2
+    assert ends == [(f"{url}running\n", "", 0)] * 2
     return home
 
 
@@ -533,8 +540,8 @@ def test_a_killed_command_takes_the_server_with_it(home_with_runs: Path) -> None
     command = _command(home_with_runs, 4, nap_s=1000)
     with command:
         assert command.stdout is not None
-        command.stdout.readline()
-        time.sleep(2)
+        assert command.stdout.readline() + command.stdout.readline()
+        time.sleep(0.5)
         command.kill()
         command.communicate()
     assert _wait_until_gone(folder, 30) < 30

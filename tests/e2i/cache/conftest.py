@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cache_world import World, new_world  # noqa: E402
+from cache_world import World, new_world
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from cache_world import memory_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_world import memory_folder
 from e2i.cache.header import CacheHeader, SideHeader, SideSettings, ensure_header, read_header
 from e2i.cache.layout import HEADER_NAME, parse_document
 from e2i.encoders.protocols import fingerprint
@@ -127,7 +127,7 @@ def test_embeddings_of_others_are_not_touched() -> None:
 
 def test_no_cache() -> None:
     folder = memory_folder()
-    with pytest.raises(CacheNotFoundError, match="expected a folder with cache.json. Make one"):
+    with pytest.raises(CacheNotFoundError, match=r"expected a folder with cache\.json\. Make one"):
         read_header(folder)
 
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-
 from cache_world import World, memory_folder
+
 from e2i.cache.info import cache_info
 from e2i.errors import CacheNotFoundError
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
+from cache_world import World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_world import World
 from e2i.cache.layout import MANIFEST_NAME
 from e2i.cache.manifest import Manifest, ShardEntry, read_manifest, runs_of
 from e2i.errors import CacheCorruptError, SchemaVersionError
@@ -17,7 +18,7 @@ from e2i.errors import CacheCorruptError, SchemaVersionError
 def test_runs_are_the_rows(rows: set[int]) -> None:
     runs = runs_of(sorted(rows))
     assert {row for start, stop in runs for row in range(start, stop)} == rows
-    assert all(first[1] < second[0] for first, second in zip(runs, runs[1:], strict=False))
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(runs))
     entry = ShardEntry(name="s", rows=61, bytes=1, sha256="", excluded=runs)
     assert entry.counted == 61 - len(rows)
     assert {row for row in range(61) if not entry.counts(row)} == rows

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pickle
 
+from cache_world import World, new_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_world import World, new_world
 from e2i.cache.plan import CachePlan, shuffled
 
 

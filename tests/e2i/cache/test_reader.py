@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from cache_world import World, memory_folder, new_world
+
 from e2i.cache.manifest import read_manifest
 from e2i.cache.reader import open_cache
 from e2i.cache.shards import ShardStamp, text_shard
@@ -108,7 +108,7 @@ class TestDamage:
         stamp = ShardStamp("text", "data", "development", "f", 0, 7)
         strangers = [(f"{n}", "x", "y") for n in range(entry.rows)]
         data = text_shard(stamp, strangers, np.zeros((entry.rows, 7), np.float32))
-        manifest, written, _ = read_manifest(world.folder)
+        _, written, _ = read_manifest(world.folder)
         world.folder.write(entry.name, data)
         forged = written.replace(
             f'"bytes": {entry.bytes}'.encode(), f'"bytes": {len(data)}'.encode()

@@ -8,10 +8,10 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cache_world import memory_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_world import memory_folder
 from e2i.cache.shards import (
     AudioRow,
     ShardStamp,
@@ -121,7 +121,7 @@ def test_everybodys_tools_open_a_shard(tmp_path) -> None:
     path.write_bytes(audio_shard(AUDIO, rows))
     expected = [row.embedding.tolist() for row in rows]
 
-    found = duckdb.sql(f"SELECT clip_id, embedding, duration_s FROM '{path}'").fetchall()  # noqa: S608
+    found = duckdb.sql(f"SELECT clip_id, embedding, duration_s FROM '{path}'").fetchall()
     assert [row[0] for row in found] == [row.clip_id for row in rows]
     assert [list(row[1]) for row in found] == expected
     frame = polars.read_parquet(path)

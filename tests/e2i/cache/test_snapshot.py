@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from cache_world import World
+
 from e2i.cache import snapshot
 from e2i.cache.reader import open_cache
 

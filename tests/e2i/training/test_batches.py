@@ -109,3 +109,15 @@ def test_random_pairs_repeat_clips():
     pair_clip = pair_clips([5] * 20)
     plan = RandomPairBatches(pair_clip, 50).epoch(seeded_generator(0, "batches"))
     assert all(len(pair_clip[batch].unique()) < len(batch) for batch in plan)
+
+
+def test_clips_with_fewer_captions_meet_others_each_epoch():
+    # Two rounds: one clip is in both, the other twenty in either.
+    pair_clip = pair_clips([2] + [1] * 20)
+    batches = DistinctClipBatches(pair_clip, 64)
+    generator = seeded_generator(0, "batches")
+    halves = [
+        frozenset(frozenset(pair_clip[batch].tolist()) for batch in batches.epoch(generator))
+        for _ in range(3)
+    ]
+    assert len(set(halves)) == 3

@@ -14,6 +14,7 @@ from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import checkpoint_bytes
 from e2i.heads.clip_roles import clip_digest
 from e2i.heads.config import HeadsConfig
+from e2i.heads.mlp import dropped_out
 from e2i.retrieval.config import EvaluationConfig
 from e2i.training.config import TrainingConfig
 from e2i.training.device import resolve_device
@@ -182,6 +183,30 @@ def test_selection_by_loss_takes_the_lowest(make_cache):
     trained = train_heads([make_cache(40)], make_cache(split="validation"), HEADS, config)
     losses = [record.metrics["val_loss"] for record in trained.history]
     assert trained.best.epoch == 1 + losses.index(min(losses))
+
+
+def test_train_loss_is_the_mean_over_pairs(make_cache):
+    # All projections alike: each pair costs log of its batch's size. 25 pairs: 8, 8 and 9.
+    alike = make_cache(
+        25, 1, audio=np.ones((25, 24), np.float32), text=np.ones((25, 16), np.float32)
+    )
+    heads = HEADS.model_copy(update={"dropout": 0.0})
+    config = with_changes(epochs=1, batch_size=9)
+    trained = train_heads([alike], make_cache(split="validation"), heads, config)
+    expected = (16 * np.log(8) + 9 * np.log(9)) / 25
+    assert trained.history[0].train_loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_dropout_is_on_both_sides_in_training_and_off_in_validation(make_cache, monkeypatch):
+    dropped = []
+
+    def recorded(hidden, share, generator):
+        dropped.append(len(hidden))
+        return dropped_out(hidden, share, generator)
+
+    monkeypatch.setattr("e2i.heads.mlp.dropped_out", recorded)
+    train_heads([make_cache(64, 1)], make_cache(split="validation"), HEADS, with_changes(epochs=1))
+    assert dropped == [32] * 4  # two batches, two sides
 
 
 def test_cosine_by_epoch():
