@@ -130,9 +130,10 @@ def _words(caption: str) -> list[str]:
 
 def _hashed(features: dict[str, float], block: str, buckets: int) -> NDArray[np.float64]:
     places = [_place(block, feature, buckets) for feature in features]
-    values = [sign * weight for (_, sign), weight in zip(places, features.values(), strict=True)]
-    block = np.bincount([bucket for bucket, _ in places], values, minlength=buckets)
-    return block.astype(np.float64, copy=False)
+    signs = np.array([sign for _, sign in places], dtype=np.float64)
+    hashed = np.zeros(buckets)
+    np.add.at(hashed, [bucket for bucket, _ in places], signs * np.array([*features.values()]))
+    return hashed
 
 
 @lru_cache(maxsize=2**17)

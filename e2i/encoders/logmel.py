@@ -209,9 +209,9 @@ def _features(clip: _Analysis) -> NDArray[np.float64]:
         _course(course) / 6,
         (_modulation(course) - 0.2) * 1.5,
         _onsets(groups) - 1.6,
-        _correlation(course) * 2 - 0.4,
-        (clip.tonality.mean(axis=0, dtype=np.float64) - 1) / 1.4,
-        (np.percentile(clip.tonality, 95, axis=0) - 2) / 1.4,
+        _correlation(course) * 2 - 1,
+        (clip.tonality.mean(axis=0, dtype=np.float64) - 0.85) / 0.6,
+        (np.percentile(clip.tonality, 95, axis=0) - 2) / 1.7,
         [(total.mean() + 35) / 10, total.std() / 8 - 1, (np.percentile(total, 95) + 25) / 10],
         [np.log(len(bands) / (4 * _FRAMES_PER_S))],
     ]

@@ -552,15 +552,15 @@ def test_a_killed_command_takes_the_server_with_it(home_with_runs: Path) -> None
 def test_a_killed_server_costs_nothing(home_with_runs: Path) -> None:
     folder = choose_folder(home_with_runs, {})
     stored = _count(home_with_runs, "state_type", "task_run")["COMPLETED"]
-    command = _command(home_with_runs, 200, nap_s=1.0)
+    command = _command(home_with_runs, 50, nap_s=8.0)  # all of them at the same time
     with command:
         assert command.stdout is not None
-        command.stdout.readline()
-        time.sleep(4)
+        assert command.stdout.readline() + command.stdout.readline()
+        time.sleep(3)
         os.kill(_pid(folder), signal.SIGKILL)
         _, errors = command.communicate(timeout=PATIENCE_S)
     assert (command.returncode, errors) == (0, "")
-    assert _count(home_with_runs, "state_type", "task_run")["COMPLETED"] >= stored + 200
+    assert _count(home_with_runs, "state_type", "task_run")["COMPLETED"] == stored + 50
     assert not folder.is_alive()
 
 
