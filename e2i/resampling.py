@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torchaudio
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torchaudio
 
 RESAMPLER = "torchaudio sinc_interp_hann width=6 rolloff=0.99"
 """Name and parameters, for fingerprints."""
@@ -52,10 +54,7 @@ def resample(samples: NDArray[np.float32], source_hz: int, target_hz: int) -> ND
     shared = math.gcd(source_hz, target_hz)
     source, target = source_hz // shared, target_hz // shared
     if target * (2 * _width(source, target) + source) <= _DENSE_LIMIT:
-        with torch.inference_mode():
-            waveform = torch.from_numpy(np.ascontiguousarray(samples))
-            resampled: NDArray[np.float32] = _transform(source, target)(waveform).numpy()
-        return resampled
+        return _resample_dense(samples, source, target)
     return _resample_sparse(samples, source, target)
 
 
@@ -64,8 +63,20 @@ def _width(source: int, target: int) -> int:
     return math.ceil(_ZERO_CROSSINGS * source / (min(source, target) * _ROLLOFF))
 
 
+def _resample_dense(samples: NDArray[np.float32], source: int, target: int) -> NDArray[np.float32]:
+    import torch  # noqa: PLC0415 - seconds; settings are read without it
+
+    with torch.inference_mode():
+        waveform = torch.from_numpy(np.ascontiguousarray(samples))
+        resampled: NDArray[np.float32] = _transform(source, target)(waveform).numpy()
+    return resampled
+
+
 @lru_cache(maxsize=16)
 def _transform(source: int, target: int) -> torchaudio.transforms.Resample:
+    import torch  # noqa: PLC0415
+    import torchaudio  # noqa: PLC0415
+
     return torchaudio.transforms.Resample(
         source,
         target,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -35,10 +36,13 @@ from flows.server_folder import Joined, ServerFolder, choose_folder
 READY_TIMEOUT_S = 90.0
 """Starting takes 5 to 10 s on two idle cores, and several times that on busy ones."""
 
-END_TIMEOUT_S = 45.0
+END_TIMEOUT_S = 180.0
+"""The server ends by itself when storing stands still; thousands of tasks may keep it busy."""
+
 FLUSH_TIMEOUT_S = 60.0
 GUARD_S = 1.0
 REVIVALS = 3
+ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Warning)\b.*: ")
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +176,7 @@ class PrivateServer(PrefectServer):
             RunFailedError: it ended, or did not answer in time.
         """
         if (reason := self._ask(timeout_s)) is not None:
-            words = _last_line(self.log_path)
+            words = _last_words(self.log_path)
             raise RunFailedError(
                 f"The private Prefect server did not start: got {reason} ({words}), expected an "
                 f"answer at {self.url}. Read {self.log_path}."
@@ -271,9 +275,12 @@ def flush_events(timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
     return flush(timeout_s)
 
 
-def _last_line(log_path: Path) -> str:
-    lines = log_path.read_text(errors="replace").split("\n") if log_path.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing logged")
+def _last_words(log_path: Path) -> str:
+    """The last error that a traceback of the log ends with; without one, its last line."""
+    text = log_path.read_text(errors="replace") if log_path.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR_LINE.match(line)]
+    return (errors or lines or ["nothing logged"])[-1]
 
 
 def _update_environment(settings: Mapping[str, str | None]) -> None:

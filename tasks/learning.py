@@ -123,7 +123,8 @@ def train(
         },
         notes=(
             *trained.notes,
-            f"Kept: {kept}, by validation {training.selection_metric}.",
+            f"The heads are those of epoch {best.epoch} of {training.epochs}, chosen by "
+            f"validation {training.selection_metric}.",
         ),
     )
 

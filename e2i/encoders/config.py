@@ -10,10 +10,31 @@ from e2i.configuration import Configuration
 
 
 class EncodersConfig(Configuration):
-    """Which encoders, and how they run."""
+    """The audio encoder and the text encoder of a cache."""
 
-    audio_encoder: Literal["passt", "logmel", "clap"] = Field("passt", description="Encoder of recordings.")
-    text_encoder: Literal["hf", "hashing", "clap"] = Field("hf", description="Encoder of captions.")
-    normalize: bool = Field(True, description="Give each embedding length 1.")
-    batch_size: int | None = Field(None, ge=1, description="Windows or captions of one forward pass, at most. Default: by device.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<n> or mps.")
+    audio_encoder: Literal["passt", "logmel", "clap"] = Field(
+        "passt",
+        description="Audio encoder: passt, clap (weights are fetched), or logmel (log-mel "
+        "statistics, nothing to fetch).",
+    )
+    text_encoder: Literal["hf", "hashing", "clap"] = Field(
+        "hf",
+        description="Text encoder: hf (a transformers model), clap (weights are fetched), or "
+        "hashing (word and character n-grams, nothing to fetch).",
+    )
+    normalize: bool = Field(
+        True, description="Give each embedding length 1 (L2). Part of the fingerprint."
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="Most windows or captions in one forward pass of a model. Unset: by device. "
+        "Never changes an embedding.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
+        description="auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:<n> or mps. logmel and "
+        "hashing always run on the CPU.",
+    )

@@ -6,8 +6,9 @@ BLAKE2b hash of its text, so that the same caption has the same embedding on any
 are sublinear in how often a feature occurs; function words count less, by a fixed list. There are
 no statistics of the data: a caption's embedding depends on its text alone.
 
-What makes the order of events visible, besides pairs of words: in which third of the caption a
-word stands, and which words of time (then, before, after, while, ...) stand before and after it.
+Words count as they are and by a simple English stem. What makes the order of events visible, besides
+pairs of words: in which third of the caption a word stands, and which words of time (then, before,
+after, while, ...) stand before and after it.
 
 Source: K. Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009;
 P. Bojanowski et al., "Enriching word vectors with subword information", TACL 2017 (character
@@ -36,9 +37,9 @@ _EMPTY = "<empty>"
 # Buckets and weight of each block. Each block has length 1 before it is weighted.
 _BLOCKS: tuple[tuple[str, int, float], ...] = (
     ("words", 384, 1.0),
-    ("pairs", 256, 0.6),
-    ("places", 256, 0.7),
-    ("characters", 128, 0.4),
+    ("pairs", 256, 0.5),
+    ("places", 256, 0.6),
+    ("characters", 128, 0.8),
 )
 _DIM = sum(buckets for _, buckets, _ in _BLOCKS)
 _FUNCTION_WORD_LIST = (
@@ -152,7 +153,20 @@ def _sublinear(counts: Counter[tuple[str, float]]) -> dict[str, float]:
 
 
 def _word_features(words: list[str]) -> dict[str, float]:
-    return _sublinear(Counter((word, _weight(word)) for word in words))
+    """Words, and the stems of content words."""
+    features = [(word, _weight(word)) for word in words]
+    features += [("=" + _stem(word), 1.0) for word in words if word not in _FUNCTION_WORDS]
+    return _sublinear(Counter(features))
+
+
+def _stem(word: str) -> str:
+    """Without the commonest English endings: barks, barked, barking are bark."""
+    for ending in ("ing", "ed", "es", "s", "e"):
+        stem = word.removesuffix(ending)
+        if stem != word and len(stem) >= 3 and not word.endswith("ss"):
+            doubled = stem[-1] == stem[-2] and ending in {"ing", "ed"}
+            return stem[:-1] if doubled else stem
+    return word
 
 
 def _pair_features(words: list[str]) -> dict[str, float]:

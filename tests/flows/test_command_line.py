@@ -47,7 +47,7 @@ def test_each_command_has_help(name: str) -> None:
         (["cache-images"], ["--cache-dir"]),
         (
             ["train-projection", "--epochs", "0"],
-            ["--training.epochs", "greater than or equal to 1"],
+            ["--epochs", "greater than or equal to 1"],
         ),
         (["run", "--training.epochs", "x"], ["--training.epochs"]),
         (["cache-embeddings", "--audio-encoder", "vgg"], ["--audio-encoder", "vgg", "logmel"]),

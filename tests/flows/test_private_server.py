@@ -300,6 +300,21 @@ class TestErrors:
             f"version), expected an answer at {server.url}. Read {folder.log_path}."
         )
 
+    def test_the_cause_counts_as_last_words_not_what_follows_it(
+        self, start: Callable[[], PrivateServer], stand_in: Callable[..., None]
+    ) -> None:
+        # As Prefect's server ends with a damaged database, shortened.
+        stand_in(
+            "print('Traceback (most recent call last):\\n  File \"x.py\", line 1, in y')\n"
+            "print('sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) no database')\n"
+            "print('22:50:56.606 | ERROR   | uvicorn.error - Application startup failed.')\n"
+            "sys.exit('SystemExit: 3')"
+        )
+        with pytest.raises(RunFailedError) as caught:
+            start().wait_ready(30)
+        words = "(sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) no database)"
+        assert words in str(caught.value)
+
     def test_a_server_that_does_not_answer(
         self,
         start: Callable[[], PrivateServer],
@@ -514,9 +529,9 @@ def home_with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         victim.kill()
         victim.communicate()
     ends = [(*c.communicate(timeout=PATIENCE_S), c.returncode) for c in commands]
-    # Looked at once: the last command has waited.
-    assert not choose_folder(home, {}).is_alive()
+    alive = choose_folder(home, {}).is_alive()
     assert ends == [(f"{url}running\n", "", 0)] * 2
+    assert not alive  # looked at at once: the last command has waited
     return home
 
 
