@@ -6,9 +6,9 @@ BLAKE2b hash of its text, so that the same caption has the same embedding on any
 are sublinear in how often a feature occurs; function words count less, by a fixed list. There are
 no statistics of the data: a caption's embedding depends on its text alone.
 
-Words count as they are and by a simple English stem. What makes the order of events visible, besides
-pairs of words: in which third of the caption a word stands, and which words of time (then, before,
-after, while, ...) stand before and after it.
+Words count as they are and by a simple English stem. What makes the order of events visible,
+besides pairs of words: in which third of the caption a word stands, and which words of time (then,
+before, after, while, ...) stand before and after it.
 
 Source: K. Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009;
 P. Bojanowski et al., "Enriching word vectors with subword information", TACL 2017 (character
@@ -37,8 +37,8 @@ _EMPTY = "<empty>"
 # Buckets and weight of each block. Each block has length 1 before it is weighted.
 _BLOCKS: tuple[tuple[str, int, float], ...] = (
     ("words", 384, 1.0),
-    ("pairs", 256, 0.5),
-    ("places", 256, 0.6),
+    ("pairs", 256, 0.4),
+    ("places", 256, 0.4),
     ("characters", 128, 0.8),
 )
 _DIM = sum(buckets for _, buckets, _ in _BLOCKS)

@@ -490,6 +490,8 @@ with ensure_server() as server:
     def many():
         print("running", flush=True)
         tiny.map(range(number)).wait()
+        while not os.path.exists(sys.argv[3]):
+            time.sleep(0.05)
 
     many()
     assert flush_events()
@@ -498,11 +500,13 @@ os._exit(0)
 """
 
 
-def _command(home: Path, number: int, nap_s: float = 0.0) -> subprocess.Popen[str]:
-    """A command in an environment like a user's, with a flow of so many tasks."""
+def _command(
+    home: Path, number: int, nap_s: float = 0.0, end_when: Path = ROOT
+) -> subprocess.Popen[str]:
+    """A command in an environment like a user's: its flow has so many tasks and waits for a file."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "PYTEST"))}
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(number), str(nap_s)],
+        [sys.executable, "-c", COMMAND, str(number), str(nap_s), str(end_when)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -519,7 +523,8 @@ def _count(home: Path, column: str, table: str) -> Counter[str]:
 def home_with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home where three commands ran at once: of 600 tasks, of 40, and one that was killed."""
     home = tmp_path_factory.mktemp("prefect")
-    commands = [_command(home, 600), _command(home, 40)]
+    killed = home / "killed"
+    commands = [_command(home, 600, end_when=killed), _command(home, 40, end_when=killed)]
     victim = _command(home, 4, nap_s=1000)
     with victim:
         assert victim.stdout is not None
@@ -528,6 +533,7 @@ def home_with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         time.sleep(0.5)
         victim.kill()
         victim.communicate()
+    killed.touch()
     ends = [(*c.communicate(timeout=PATIENCE_S), c.returncode) for c in commands]
     alive = choose_folder(home, {}).is_alive()
     assert ends == [(f"{url}running\n", "", 0)] * 2

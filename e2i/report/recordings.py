@@ -1,0 +1,62 @@
+"""Recordings small enough to lie in a report.
+
+Decides: a recording that browsers play and that is small enough goes in as it is stored; others as
+a mono MP3 at 24 kHz, about 45 kbit a second, if that is small enough. The MP3 is for listening: no
+number is made from it.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import soundfile
+
+from e2i.audio import load_waveform
+from e2i.errors import AudioError
+
+_SAMPLE_RATE_HZ = 24_000
+_COMPRESSION = 0.5
+_PLAYED_AS_STORED = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"ID3\x03": "audio/mpeg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file that browsers play.
+
+    Attributes:
+        media_type: such as `audio/mpeg`.
+        data: its bytes.
+    """
+
+    media_type: str
+    data: bytes
+
+
+def playable(data: bytes, name: str, max_bytes: int) -> Recording | None:
+    """A recording for a report, or None where it would be too large or cannot be decoded.
+
+    Args:
+        data: the file as stored, in any format that `e2i.audio` reads.
+        name: what the recording is called.
+        max_bytes: largest size that it may have in the report.
+    """
+    try:
+        samples = load_waveform(data, _SAMPLE_RATE_HZ, name).samples
+    except AudioError:
+        return None
+    stored_type = _PLAYED_AS_STORED.get(data[:4])
+    if stored_type is not None and len(data) <= max_bytes:
+        return Recording(stored_type, data)
+    file = io.BytesIO()
+    soundfile.write(
+        file,
+        samples,
+        _SAMPLE_RATE_HZ,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="VARIABLE",
+        compression_level=_COMPRESSION,
+    )
+    encoded = file.getvalue()
+    return Recording("audio/mpeg", encoded) if len(encoded) <= max_bytes else None

@@ -1,0 +1,38 @@
+"""Where a run is logged."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from e2i.configuration import Configuration
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+class TrackingConfig(Configuration):
+    """Where a run is logged: JSON lines, and Weights & Biases."""
+
+    log_dir: str = Field(
+        "logs",
+        description="Folder or URL of the logs, train/<run name>.jsonl and eval/<run name>.jsonl. "
+        "Empty: the folder logs of the store.",
+    )
+    run_name: str = Field(
+        "",
+        pattern=r"^(\w[\w .:+=@,-]{0,127})?$",
+        description="Name of the run in the logs. Empty: the time of its start and a short id. "
+        "Logging under a name again adds to its log.",
+    )
+    wandb_mode: WandbMode = Field(
+        "auto",
+        description="Weights & Biases: online, offline (in the folder wandb beside the logs, for "
+        "`wandb sync`), disabled, or auto (WANDB_MODE if it is set, else online if there is an "
+        "API key, else offline).",
+    )
+    wandb_project: str = Field(
+        "e2i",
+        pattern=r"^[^/\\#?%:\x00-\x1f]{1,128}$",
+        description="Project of the run at Weights & Biases.",
+    )

@@ -1,0 +1,297 @@
+"""One run at Weights & Biases, or in a folder for `wandb sync`.
+
+Decides: W&B never asks, hangs or fails a run.
+
+- The mode is decided here: the one asked for, else that of the environment, else online if there
+  is a key, else offline. `wandb.login` is never called, and wandb is told to be silent, in which
+  state it cannot ask at a terminal.
+- Before going online the server is asked for any answer. Where none comes in time, or the run
+  cannot be started there, it is kept offline, and where that cannot be, W&B is off.
+- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, ending 6 s. What
+  takes longer is left behind, and so are all later calls. Importing wandb is not counted.
+- Steps are numbered by W&B; ours are its value `step`, and the axis of its charts. So a step is
+  stored as soon as it is logged, and a retry goes on in the run that has its id.
+- Neither source code, git remotes, command lines nor package lists are recorded: they may hold
+  tokens.
+
+Source: wandb 0.31 `sdk/wandb_settings.py`, `sdk/wandb_init.py`, `errors/term.py`.
+"""
+
+from __future__ import annotations
+
+import queue
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from e2i.errors import RunFailedError
+from e2i.tracking.config import WandbMode
+from e2i.tracking.tracker import Status, Warn, described
+
+if TYPE_CHECKING:
+    import wandb
+
+START_LIMIT_S = 12.0
+LOG_LIMIT_S = 2.0
+FINISH_LIMIT_S = 6.0
+_ANSWER_S = 3.0
+_INIT_S = 5.0
+_UPLOAD_S = 4.0
+
+Mode = Literal["online", "offline", "disabled"]
+_ENVIRONMENT_MODES: dict[str, Mode] = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WandbAccess:
+    """What the environment says about W&B.
+
+    Attributes:
+        mode: the variable WANDB_MODE; empty if it is not set.
+        has_key: whether there is an API key; never the key.
+    """
+
+    mode: str = ""
+    has_key: bool = False
+
+
+def choose_mode(wanted: WandbMode, access: WandbAccess) -> Mode:
+    """The mode asked for, else that of the environment, else online with a key, else offline."""
+    if wanted != "auto":
+        return wanted
+    if (found := _ENVIRONMENT_MODES.get(access.mode.strip().lower())) is not None:
+        return found
+    return "online" if access.has_key else "offline"
+
+
+class WandbRun:
+    """A run at W&B, in the mode that can be had."""
+
+    def __init__(
+        self, mode: Mode, project: str, *, run_name: str, run_id: str, folder: Path, warn: Warn
+    ) -> None:
+        """Describe the run; nothing happens before `start`.
+
+        Args:
+            mode: as `choose_mode` decides.
+            project: the project at W&B.
+            run_name: what is shown.
+            run_id: which run; one that is there already goes on.
+            folder: where wandb makes its folder `wandb`.
+            warn: told when the run cannot be had online.
+        """
+        self._mode = mode
+        self._project = project
+        self._run_name = run_name
+        self._run_id = run_id
+        self._folder = folder
+        self._warn = warn
+        self._worker = _Worker()
+        self._run: wandb.Run | None = None
+
+    def start(self, config: Mapping[str, object]) -> None:
+        """Start or go on with the run; where it cannot be had online, offline.
+
+        Raises:
+            RunFailedError: it took too long.
+            OSError: the folder cannot be written to.
+            Exception: whatever wandb raises.
+        """
+        if self._mode == "disabled":
+            return
+        import wandb  # noqa: F401, PLC0415 - takes seconds, which are not wandb's fault
+
+        _require_writable(self._folder)
+        self._run = self._worker.call(lambda: self._open(dict(config)), START_LIMIT_S, "start")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Log one step.
+
+        Raises:
+            RunFailedError: it took too long.
+        """
+        if (run := self._run) is not None:
+            row = {**values, "step": step}
+            self._worker.call(lambda: run.log(row), LOG_LIMIT_S, "log a step")
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Add to the run's summary.
+
+        Raises:
+            RunFailedError: it took too long.
+        """
+        if (run := self._run) is not None:
+            shown = dict(values)
+            self._worker.call(lambda: run.summary.update(shown), LOG_LIMIT_S, "log a summary")
+
+    def finish(self, status: Status) -> None:
+        """End the run; what could not be uploaded in time stays in its folder.
+
+        Raises:
+            RunFailedError: it took too long.
+            TimeoutError: uploading did.
+        """
+        if (run := self._run) is None:
+            return
+        self._run = None
+        code = 0 if status == "completed" else 1
+        try:
+            self._worker.call(lambda: run.finish(exit_code=code), FINISH_LIMIT_S, "finish")
+        except TimeoutError as error:
+            raise RunFailedError(
+                f"the run was not uploaded in time: got no end within {_UPLOAD_S:.0f} s, expected "
+                f"one. Run `wandb sync {Path(run.dir).parent}`."
+            ) from error
+        finally:
+            self._worker.end()
+
+    def _open(self, config: dict[str, Any]) -> wandb.Run:
+        import wandb  # noqa: PLC0415
+
+        singleton = wandb.setup(self._settings(self._mode))
+        if self._mode == "online":
+            reason = _no_answer(singleton.settings.base_url, singleton.settings.https_proxy)
+            if not reason:
+                try:
+                    return self._init("online", config)
+                except Exception as error:
+                    reason = described(error)
+            self._warn(
+                f"W&B cannot be reached, so the run is kept offline: {reason} Run "
+                f"`wandb sync {self._folder / 'wandb'}/offline-run-*{self._run_id}` later."
+            )
+        return self._init("offline", config)
+
+    def _init(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
+        import wandb  # noqa: PLC0415
+
+        run = wandb.init(
+            project=self._project,
+            name=self._run_name,
+            id=self._run_id,
+            resume="allow",
+            reinit="create_new",
+            settings=self._settings(mode),
+        )
+        run.config.update(config, allow_val_change=True)  # type: ignore[no-untyped-call]
+        run.define_metric("step", hidden=True)
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def _settings(self, mode: Mode) -> wandb.Settings:
+        import wandb  # noqa: PLC0415
+
+        return wandb.Settings(
+            mode=mode,
+            root_dir=str(self._folder),
+            silent=True,
+            quiet=True,
+            console="off",
+            init_timeout=_INIT_S,
+            finish_timeout=_UPLOAD_S,
+            finish_timeout_raises=True,
+            x_service_wait=_INIT_S,
+            disable_code=True,
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_save_requirements=False,
+        )
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder; wandb itself would go elsewhere without a word.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    probe = folder / "wandb" / ".e2i-probe.tmp"
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink(missing_ok=True)
+
+
+def _no_answer(url: str, proxy: str | None) -> str:
+    """Why there is no answer from a server; empty where there is any."""
+    handlers = [urllib.request.ProxyHandler({"https": proxy, "http": proxy})] if proxy else []
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.build_opener(*handlers).open(url, timeout=_ANSWER_S):
+                found.append("")
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            found.append("")
+        except urllib.error.URLError as error:
+            # Certificates are judged by wandb's own rules.
+            secure = isinstance(error.reason, ssl.SSLError)
+            found.append("" if secure else f"no connection to {url} ({error.reason}).")
+        except (OSError, ValueError) as error:
+            found.append(f"no connection to {url} ({error}).")
+
+    thread = threading.Thread(target=ask, name="wandb-answer", daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    return found[0] if found else f"no answer from {url} within {_ANSWER_S:.0f} s."
+
+
+class _Worker:
+    """A thread that calls one thing after the other, and is left behind when one takes too long."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[[], Any], limit_s: float, what: str) -> Any:  # noqa: ANN401
+        """Call it there, and wait.
+
+        Raises:
+            RunFailedError: it took too long.
+            Exception: whatever it raises.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="wandb-run", daemon=True)
+            self._thread.start()
+        done = threading.Event()
+        results: list[Any] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(function())
+            except Exception as error:
+                errors.append(error)
+            finally:
+                done.set()
+
+        self._calls.put(run)
+        if not done.wait(limit_s):
+            self.end()
+            raise RunFailedError(
+                f"W&B took too long to {what}: got no end within {limit_s:.0f} s, expected one. "
+                "Use --wandb-mode offline."
+            )
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def end(self) -> None:
+        """Let the thread end after what it is at."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
