@@ -4,10 +4,14 @@ What can pass is tried again: a store that is away, a 5xx, a rate limit. What ca
 input, missing permission, a full disk. With back-off 1, 2, 4, … s and jitter, six retries ride out
 a minute without the store. Results are not persisted: what counts lies in the store, and a run is
 resumed by that.
+
+A time-out cannot interrupt a thread: a task that overran fails when it ends, is tried again, and
+finds what it had stored. Prefect says so at each task run, which is left out of the log.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect.client.schemas.objects import State, TaskRun
@@ -19,6 +23,13 @@ from tasks.progress import progress_sink
 RETRIES = 6
 CHUNK_TIMEOUT_S = 3600
 WHOLE_TIMEOUT_S = 24 * 3600
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Timeout of %s seconds configured for this task, but")
+
+
+logging.getLogger("prefect.task_runs").addFilter(_tells_something)
 
 
 def may_pass(task: Any, task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001

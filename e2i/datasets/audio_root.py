@@ -38,10 +38,10 @@ def resolve_audio_name(audio: str, root_url: str) -> str:
         if not absolute.startswith(prefix):
             raise _refused(audio, "lies outside the audio root", f"one below {root_url}")
         name = absolute[len(prefix) :]
-    parts = [part for part in name.split("/") if part not in {"", "."}]
-    if not parts:
+    name = "/".join(part for part in name.split("/") if part not in {"", "."})
+    if not name.strip():
         raise _refused(audio, "names no recording", "the name of one")
-    return "/".join(parts)
+    return name
 
 
 def _comparable(location: str) -> str:

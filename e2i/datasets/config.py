@@ -13,8 +13,8 @@ class MetadataConfig(Configuration):
     metadata: str | None = Field(
         None,
         min_length=1,
-        description="Caption file in Clotho's form (columns file_name, caption_1, caption_2, ...): "
-        "a path or any fsspec URL.",
+        description="Caption file: CSV in Clotho's form (columns file_name, caption_1, caption_2, "
+        "...), JSON (a list of objects) or JSONL (an object a line); a path or any fsspec URL.",
     )
     split: str | None = Field(
         None,
@@ -28,4 +28,26 @@ class MetadataConfig(Configuration):
         description="Folder or URL that the names of recordings are relative to. Unset: in "
         "Clotho's layout clotho_audio_files/<split> beside clotho_csv_files, else the metadata's "
         "folder.",
+    )
+    id_key: str = Field(
+        "id",
+        min_length=1,
+        description="JSON and JSONL: key of a clip's id, a string or whole number, unique.",
+    )
+    audio_key: str = Field(
+        "audio",
+        min_length=1,
+        description="JSON and JSONL: key of the recording, a path or URL below the audio root. "
+        "Entries of one recording are one clip.",
+    )
+    text_key: str = Field(
+        "text",
+        min_length=1,
+        description="JSON and JSONL: key of the caption, a string or a list of strings.",
+    )
+    sample_rate_key: str = Field(
+        "sample_rate",
+        min_length=1,
+        description="JSON and JSONL: key of the sample rate in Hz; it may be missing. It has to "
+        "be a rate, but the one that counts is the recording's own.",
     )

@@ -7,6 +7,7 @@ ranks up to k is R@k.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,6 +34,40 @@ class GroupScore:
     value: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Captions that are alike in one respect.
+
+    Attributes:
+        low: smallest value of that respect in the group.
+        high: largest.
+        num_captions: queries in it.
+        num_clips: clips that they describe.
+        scores: of each model.
+    """
+
+    low: float
+    high: float
+    num_captions: int
+    num_clips: int
+    scores: tuple[GroupScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """A metric by groups of captions.
+
+    Attributes:
+        name: the respect, such as `caption length`.
+        unit: of its values.
+        groups: ascending; each caption is in one.
+    """
+
+    name: str
+    unit: str
+    groups: tuple[Group, ...]
 
 
 def rank_edges(num_candidates: int) -> tuple[int, ...]:
@@ -104,6 +139,40 @@ def group_score(
         config.bootstrap_seed,
     )[metric]
     return GroupScore(mean, interval.low, interval.high)
+
+
+def breakdown(
+    respect: tuple[str, str],
+    values: NDArray[np.float64] | NDArray[np.int64],
+    tables: Sequence[QueryTable],
+    metric: str,
+    *,
+    groups: int,
+    config: EvaluationConfig,
+) -> Breakdown:
+    """A metric by groups of captions.
+
+    Args:
+        respect: what the captions are grouped by, and its unit.
+        values: (N,), that of each caption.
+        tables: of each model, text→audio, on the same captions.
+        metric: a mean over queries, named as in `QueryTable.values`.
+        groups: how many, at most.
+        config: resamples and seed of the intervals.
+    """
+    return Breakdown(
+        *respect,
+        groups=tuple(
+            Group(
+                low=float(values[queries].min()),
+                high=float(values[queries].max()),
+                num_captions=len(queries),
+                num_clips=len(np.unique(tables[0].clip[queries])),
+                scores=tuple(group_score(table, metric, queries, config) for table in tables),
+            )
+            for queries in quantile_groups(values, groups)
+        ),
+    )
 
 
 def edge_labels(edges: tuple[int, ...]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Scores are fractions, ranks start at 1, durations are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,28 +21,15 @@ from e2i.errors import ConfigError
 from e2i.heads.checkpoint import Checkpoint
 from e2i.images.config import ImagesConfig
 from e2i.images.fold import encode_images
-from e2i.report.breakdown import (
-    GroupScore,
-    edge_labels,
-    group_score,
-    quantile_groups,
-    rank_edges,
-    rank_shares,
-)
+from e2i.report.breakdown import Breakdown, breakdown, edge_labels, rank_edges, rank_shares
 from e2i.report.config import ReportConfig
 from e2i.report.examples import ExampleFinder, rows_of
 from e2i.report.provenance import Facts, provenance_of
-from e2i.report.recordings import Recording, playable
+from e2i.report.queries import LoadRecording, QueryExample, query_examples
 from e2i.report.sheet import SheetRow
 from e2i.retrieval.config import EvaluationConfig
 from e2i.retrieval.evaluation import RECALL_CUTOFFS, Score
 from e2i.training.evaluate import Evaluation
-
-FOUND_SHOWN = 3
-"""Clips shown of what a caption found."""
-
-LoadRecording = Callable[[str], bytes | None]
-"""A clip's recording as stored, by clip id; None where it cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,76 +100,6 @@ class ModelContent:
     scores: Mapping[str, Score]
     rank_shares: tuple[float, ...]
     curve: TrainingCurve | None
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Captions that are alike in one respect.
-
-    Attributes:
-        low: smallest value of that respect in the group.
-        high: largest.
-        num_captions: queries in it.
-        num_clips: clips that they describe.
-        scores: of each model.
-    """
-
-    low: float
-    high: float
-    num_captions: int
-    num_clips: int
-    scores: tuple[GroupScore, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """The headline metric by groups of captions.
-
-    Attributes:
-        name: `caption length` or `clip duration`.
-        unit: `words` or `s`.
-        groups: ascending, parting the captions.
-    """
-
-    name: str
-    unit: str
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ShownClip:
-    """A clip beside a caption.
-
-    Attributes:
-        clip_id: which.
-        caption: one of its captions, to say what is heard.
-        score: cosine to the query.
-        is_right: whether the query describes it.
-        recording: to be played; None where it is too large or cannot be had.
-    """
-
-    clip_id: str
-    caption: str
-    score: float
-    is_right: bool
-    recording: Recording | None
-
-
-@dataclass(frozen=True, slots=True)
-class QueryExample:
-    """One caption and what it found.
-
-    Attributes:
-        caption: the query.
-        rank: of the right clip; with ties, the expected one.
-        found: the closest clips, the closest first.
-        right: the clip that the caption describes.
-    """
-
-    caption: str
-    rank: float
-    found: tuple[ShownClip, ...]
-    right: ShownClip
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +185,9 @@ def report_content(
     edges = rank_edges(retrieval.num_clips)
     words = np.array([len(cache.captions[row].split()) for row in rows.captions])
     seconds = cache.duration_s[rows.clips][retrieval.text_to_audio.clip]
-    best, worst = _examples(models[0], cache, config, load_recording, device)
+    tables = [model.evaluation.retrieval.text_to_audio for model in models]
+    metric = headline.removeprefix("text_to_audio_")
+    worst, best = _examples(models[0], cache, config, load_recording, device)
     return ReportContent(
         dataset=cache.dataset,
         split=cache.split,
@@ -283,8 +202,22 @@ def report_content(
             (after - start) / retrieval.num_clips for start, after in pairwise(edges)
         ),
         breakdowns=(
-            _breakdown("caption length", "words", words, models, headline, evaluation, config),
-            _breakdown("clip duration", "s", seconds, models, headline, evaluation, config),
+            breakdown(
+                ("caption length", "words"),
+                words,
+                tables,
+                metric,
+                groups=config.bins,
+                config=evaluation,
+            ),
+            breakdown(
+                ("clip duration", "s"),
+                seconds,
+                tables,
+                metric,
+                groups=config.bins,
+                config=evaluation,
+            ),
         ),
         images=_images(cache, rows.clips, config.sheet_clips),
         best=best,
@@ -378,42 +311,7 @@ def _curve(checkpoint: Checkpoint) -> TrainingCurve:
     )
 
 
-def _breakdown(
-    name: str,
-    unit: str,
-    values: NDArray[np.float64] | NDArray[np.int64],
-    models: Sequence[ScoredModel],
-    headline: str,
-    evaluation: EvaluationConfig,
-    config: ReportConfig,
-) -> Breakdown:
-    """The headline metric by groups of `values` (N,), one a caption."""
-    metric = headline.removeprefix("text_to_audio_")
-    clip = models[0].evaluation.retrieval.text_to_audio.clip
-    return Breakdown(
-        name,
-        unit,
-        tuple(
-            Group(
-                low=float(values[queries].min()),
-                high=float(values[queries].max()),
-                num_captions=len(queries),
-                num_clips=len(np.unique(clip[queries])),
-                scores=tuple(
-                    group_score(
-                        model.evaluation.retrieval.text_to_audio, metric, queries, evaluation
-                    )
-                    for model in models
-                ),
-            )
-            for queries in quantile_groups(values, config.bins)
-        ),
-    )
-
-
-def _images(
-    cache: CachedEmbeddings, clips: NDArray[np.int64], count: int
-) -> tuple[SheetRow, ...]:
+def _images(cache: CachedEmbeddings, clips: NDArray[np.int64], count: int) -> tuple[SheetRow, ...]:
     """Clips from all over the split, each with its first caption, at native size."""
     if not count:
         return ()
@@ -443,15 +341,10 @@ def _examples(
     load_recording: LoadRecording | None,
     device: str,
 ) -> tuple[tuple[QueryExample, ...], tuple[QueryExample, ...]]:
-    """The best and the worst captions of a model."""
+    """The worst and the best captions of a model; recordings go to the worst first."""
     if not config.examples:
         return (), ()
     finder = ExampleFinder(model.checkpoint, cache, model.evaluation, device)
     best, worst = finder.choose(config.examples)
-    queries = np.concatenate([worst, best])
-    neighbors = finder.neighbors(queries, FOUND_SHOWN)
-    table = model.evaluation.retrieval.text_to_audio
-    right = table.clip[queries].tolist()
-    # The right clips first: the budget may not last for all.
-    shown = [*right, *(near.clips[place] for place in range(FOUND_SHOWN) for near in neighbors
-                       if place < len(near.clips))]
+    shown = query_examples(finder, cache, np.concatenate([worst, best]), load_recording, config)
+    return shown[: len(worst)], shown[len(worst) :]

@@ -48,11 +48,13 @@ class Neighbors:
     Attributes:
         clips: the closest clips, the closest first; of equal ones the first of the split.
         scores: the cosine of each.
-        right_score: the cosine of the clip that the caption describes.
+        right: the clip that the caption describes.
+        right_score: the cosine of that one.
     """
 
     clips: tuple[int, ...]
     scores: tuple[float, ...]
+    right: int
     right_score: float
 
 
@@ -81,7 +83,13 @@ def rows_of(evaluation: Evaluation, cache: CachedEmbeddings) -> Rows:
 
 
 class ExampleFinder:
-    """Picks captions of one evaluation, and finds again what they found."""
+    """Picks captions of one evaluation, and finds again what they found.
+
+    Attributes:
+        clip_rows: int64 (C,), where the clips stand in the cache.
+        caption_rows: int64 (N,), likewise.
+        ranks: float64 (N,), the rank of each caption's clip.
+    """
 
     def __init__(
         self,
@@ -105,11 +113,12 @@ class ExampleFinder:
         """
         self._device = resolve_device(device)
         self._heads = None if checkpoint is None else checkpoint.heads(self._device)
-        self._rows = rows_of(evaluation, cache)
+        rows = rows_of(evaluation, cache)
+        self.clip_rows, self.caption_rows = rows.clips, rows.captions
         self._text = cache.text
-        self._audio = self._projected(cache.audio, self._rows.clips, "audio")
+        self._audio = self._projected(cache.audio, self.clip_rows, "audio")
         table = evaluation.retrieval.text_to_audio
-        self._ranks = table.values[MEDIAN_RANK]
+        self.ranks = table.values[MEDIAN_RANK]
         self._clip = table.clip
 
     def choose(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -125,11 +134,11 @@ class ExampleFinder:
         Returns:
             Two int64 arrays of indices in [0, N), each up to `count` long.
         """
-        low = np.argsort(self._ranks, kind="stable")[:_BEST_LOOKED_AT]
-        order = np.lexsort((-self._margins(low), self._ranks[low]))
+        low = np.argsort(self.ranks, kind="stable")[:_BEST_LOOKED_AT]
+        order = np.lexsort((-self._margins(low), self.ranks[low]))
         best = _one_a_clip(low[order].tolist(), self._clip, count)
         taken = set(best)
-        high = np.argsort(-self._ranks, kind="stable").tolist()
+        high = np.argsort(-self.ranks, kind="stable").tolist()
         worst = _one_a_clip((q for q in high if q not in taken), self._clip, count)
         return np.array(best, dtype=np.int64), np.array(worst, dtype=np.int64)
 
@@ -144,10 +153,11 @@ class ExampleFinder:
         for block, right in self._blocks(queries):
             scores, clips = block.sort(dim=1, descending=True, stable=True)
             found += [
-                Neighbors(tuple(row_clips), tuple(row_scores), right_score)
-                for row_clips, row_scores, right_score in zip(
+                Neighbors(tuple(row_clips), tuple(row_scores), row_right, right_score)
+                for row_clips, row_scores, row_right, right_score in zip(
                     clips[:, :count].tolist(),
                     scores[:, :count].tolist(),
+                    right[:, 0].tolist(),
                     block.gather(1, right)[:, 0].tolist(),
                     strict=True,
                 )
@@ -166,7 +176,7 @@ class ExampleFinder:
         """Similarities (b, C) of some captions, and the column (b, 1) of each one's clip."""
         if not len(queries):
             return
-        text = self._projected(self._text, self._rows.captions[queries], "text")
+        text = self._projected(self._text, self.caption_rows[queries], "text")
         right = torch.from_numpy(self._clip[queries][:, None]).to(self._device)
         done = 0
         size = max(1, _BLOCK_CELLS // len(self._audio))

@@ -158,11 +158,8 @@ class WandbRun:
             self._worker.end()
 
     def _open(self, config: dict[str, Any]) -> wandb.Run:
-        import wandb  # noqa: PLC0415
-
-        singleton = wandb.setup(self._settings(self._mode))
         if self._mode == "online":
-            reason = _no_answer(singleton.settings.base_url, singleton.settings.https_proxy)
+            reason = self._no_answer()
             if not reason:
                 try:
                     return self._init("online", config)
@@ -174,16 +171,27 @@ class WandbRun:
             )
         return self._init("offline", config)
 
+    def _no_answer(self) -> str:
+        """Why there is no answer from the server that wandb would go to; empty where there is."""
+        import wandb  # noqa: PLC0415
+
+        # Disabled, its settings are read without starting its service, which would wait for the
+        # server at the end of the process.
+        settings = wandb.setup(self._settings("disabled")).settings
+        return _no_answer(settings.base_url, settings.https_proxy)
+
     def _init(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
         import wandb  # noqa: PLC0415
 
+        settings = self._settings(mode)
+        wandb.setup(settings)
         run = wandb.init(
             project=self._project,
             name=self._run_name,
             id=self._run_id,
             resume="allow",
             reinit="create_new",
-            settings=self._settings(mode),
+            settings=settings,
         )
         run.config.update(config, allow_val_change=True)  # type: ignore[no-untyped-call]
         run.define_metric("step", hidden=True)

@@ -214,5 +214,3 @@ def test_every_parameter_has_its_definition(prefect: Prefect) -> None:
         assert encoder["description"]
         assert "logmel" in encoder["enum"]
         assert deployment["parameters"]["store_url"].startswith("/")
-
-

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import write_data_set
 
 from conftest import Start
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.reader import open_cache
 from e2i.storage import Folder
-from recordings import write_data_set
 from s3_server import S3Server
 
 COUNTED = str(Path(__file__).with_name("counted_program.py"))

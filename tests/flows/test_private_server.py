@@ -503,7 +503,7 @@ os._exit(0)
 def _command(
     home: Path, number: int, nap_s: float = 0.0, end_when: Path = ROOT
 ) -> subprocess.Popen[str]:
-    """A command in an environment like a user's: its flow has so many tasks and waits for a file."""
+    """A command in an environment like a user's: so many tasks, then it waits for a file."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "PYTEST"))}
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(number), str(nap_s), str(end_when)],

@@ -50,6 +50,7 @@ def test_names_below_the_root(audio: str, root: str, name: str) -> None:
         ("file:///etc/passwd", "/data/audio", "outside the audio root"),
         ("", "/data/audio", "names no recording: got ''"),
         ("  ", "/data/audio", "names no recording"),
+        ("./ ", "/data/audio", "names no recording"),
         ("b/", "/data/audio", "names no recording"),
         (".", "/data/audio", "names no recording"),
         ("/data/audio", "/data/audio", "outside the audio root"),

@@ -1,0 +1,95 @@
+"""Where the numbers of a report come from, as facts that a reader can look up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from e2i.cache.embeddings import CachedEmbeddings
+from e2i.encoders.protocols import Settings
+from e2i.heads.checkpoint import Checkpoint
+from e2i.retrieval.config import EvaluationConfig
+from e2i.training.evaluate import Evaluation
+
+Facts = Mapping[str, str]
+"""Names and values, in the order in which they are shown."""
+
+
+def provenance_of(
+    cache: CachedEmbeddings,
+    models: Sequence[tuple[str, Checkpoint | None, str]],
+    result: Evaluation,
+    evaluation: EvaluationConfig,
+    encoders: Mapping[str, Settings],
+) -> dict[str, Facts]:
+    """Groups of facts by title: data, both encoders, each model, the evaluation.
+
+    Args:
+        cache: that was evaluated.
+        models: name, checkpoint (None for the embeddings as they are) and its location.
+        result: of the first model; clips and captions are the same for all.
+        evaluation: how they were evaluated.
+        encoders: the settings behind the fingerprints, by side (`audio`, `text`), where known.
+    """
+    clips, captions = result.retrieval.num_clips, result.retrieval.num_captions
+    groups: dict[str, Facts] = {
+        "Data": {
+            "data set": cache.dataset,
+            "split": cache.split,
+            "part": "all clips" if result.part == "all" else f"{result.part} part",
+            "clips": f"{clips:,}",
+            "captions": f"{captions:,}",
+            "cache": cache.url,
+        },
+        "Audio encoder": {
+            "fingerprint": cache.audio_fingerprint,
+            "dimensions": f"{cache.audio.shape[1]:,}",
+            **_plain(encoders.get("audio", {})),
+        },
+        "Text encoder": {
+            "fingerprint": cache.text_fingerprint,
+            "dimensions": f"{cache.text.shape[1]:,}",
+            **_plain(encoders.get("text", {})),
+        },
+    }
+    for name, checkpoint, url in models:
+        groups[f"Model {name}"] = _model_facts(checkpoint, url)
+    groups["Evaluation"] = {
+        "intervals": f"95 %, bootstrap over clips, {evaluation.bootstrap_resamples:,} resamples"
+        if evaluation.bootstrap_resamples
+        else "none",
+        "seed of the resamples": str(evaluation.bootstrap_seed),
+        "ties": "expectation over the orders of tied candidates",
+    }
+    return groups
+
+
+def _model_facts(checkpoint: Checkpoint | None, url: str) -> Facts:
+    if checkpoint is None:
+        return {"checkpoint": "none: the embeddings are compared as they are"}
+    record = checkpoint.record
+    trained_on = [
+        f"{cache.dataset}/{cache.split} ({cache.role}, {cache.num_clips:,} clips, "
+        f"{cache.num_captions:,} captions)"
+        for cache in record.caches
+    ]
+    return {
+        "checkpoint": url or "not stored",
+        "written by": f"e2i {record.e2i_version}",
+        "epoch": f"{record.best_epoch} of {len(record.history)}, chosen by validation "
+        f"{record.training.selection_metric}",
+        "seed": str(record.training.seed),
+        "caches": "; ".join(trained_on),
+        **_plain(record.heads.model_dump(mode="json")),
+        **_plain(record.training.model_dump(mode="json", exclude={"seed", "selection_metric"})),
+    }
+
+
+def _plain(settings: Mapping[str, object]) -> dict[str, str]:
+    """Settings as words: names without underscores, yes and no."""
+    words = {True: "yes", False: "no", None: "none"}
+    return {
+        name.replace("_", " "): words[value]
+        if isinstance(value, bool) or value is None
+        else str(value)
+        for name, value in settings.items()
+    }
