@@ -73,7 +73,10 @@ def _run(command: Command, options: Options) -> RunSummary:
             return flow(**parameters)
         finally:
             sink.close()
-            flush_events()
+            if not flush_events():
+                sys.stderr.write(
+                    "Not all states of task runs reached the Prefect server in time.\n"
+                )
 
 
 def _load(reference: str) -> Callable[..., RunSummary]:

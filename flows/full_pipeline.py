@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from e2i.encoders.config import EncodersConfig
 from prefect import flow
 
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.soundscapes.config import SPLITS, SoundscapesConfig
+from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig

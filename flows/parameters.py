@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import tyro
-from e2i.encoders.config import EncodersConfig
 from pydantic import Field
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.soundscapes.config import SoundscapesConfig
+from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig

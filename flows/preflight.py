@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from e2i.configuration import Configuration
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, text_settings
-
-from e2i.configuration import Configuration
 
 
 def check_call(parameters: Configuration) -> None:

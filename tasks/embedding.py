@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from e2i.encoders.config import EncodersConfig
-from e2i.encoders.load import load_audio_encoder, load_text_encoder
 from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
@@ -25,6 +23,8 @@ from e2i.cache.plan import AudioChunk, CachePlan, TextChunk, plan_cache, shuffle
 from e2i.clips import CaptionedClips
 from e2i.datasets.clotho import read_clotho
 from e2i.datasets.config import MetadataConfig
+from e2i.encoders.config import EncodersConfig
+from e2i.encoders.load import load_audio_encoder, load_text_encoder
 from e2i.errors import DatasetError, RunFailedError
 from e2i.storage import Folder
 from tasks.artifacts import artifact_key

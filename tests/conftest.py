@@ -43,9 +43,8 @@ os.environ.update(
     WANDB_DIR=str(_home),
 )
 
-from s3_server import S3Server  # noqa: E402
-
 from e2i.storage import Folder  # noqa: E402
+from s3_server import S3Server  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,21 +29,33 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a process of its own session; whatever is left of it at the end is killed."""
+    """Start a process of its own session; whatever is left of it at the end is killed.
+
+    One that runs for long writes to a `log`: a pipe that nobody reads would stop it.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def begin(
-        *command: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+        *command: str,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        log: Path | None = None,
     ) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), **(environment or {})},
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as stack:
+            out = stack.enter_context(log.open("w")) if log else subprocess.PIPE
+            process = subprocess.Popen(
+                command,
+                env={
+                    **os.environ,
+                    "PREFECT_HOME": str(tmp_path / "prefect"),
+                    **(environment or {}),
+                },
+                cwd=cwd,
+                stdout=out,
+                stderr=subprocess.STDOUT if log else subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
         started.append(process)
         return process
 

@@ -123,6 +123,7 @@ def worker(
         *("make", "-C", str(ROOT), "worker", f"PREFECT_PORT={prefect.port}"),
         environment={**prefect.environment, **mortal_s3_server.environment},
         cwd=tmp_path,
+        log=tmp_path / "worker.log",
     )
 
 

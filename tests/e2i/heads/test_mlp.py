@@ -22,11 +22,20 @@ def head(config: HeadsConfig, in_dim: int = 8, seed: int = 0) -> MLPHead:
 
 def test_defaults_are_the_originals():
     assert HeadsConfig().model_dump() == {
+        "input_type": "embedding",
         "hidden_dim": 512,
         "out_dim": 256,
         "activation": "relu",
         "dropout": 0.1,
         "standardize_input": False,
+        "vision_base_channels": 32,
+        "vision_hidden_dim": 512,
+        "vision_image_source": "auto",
+        "vision_image_dir": "pseudo_images/audio",
+        "vision_image_size": 128,
+        "vision_image_mode": "nearest",
+        "vision_image_channel_mode": "split",
+        "vision_clip_images": False,
     }
 
 

@@ -12,7 +12,6 @@ from typing import ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from storage_contract import StorageContract
 
 from e2i.errors import (
     ConfigError,
@@ -22,6 +21,7 @@ from e2i.errors import (
     StorageUnavailableError,
 )
 from e2i.storage import Folder
+from storage_contract import StorageContract
 
 
 class ForeignFileSystem(MemoryFileSystem):

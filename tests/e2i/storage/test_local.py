@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-from storage_contract import SharedStorageContract
 
 from e2i.errors import (
     StorageError,
@@ -25,6 +24,7 @@ from e2i.errors import (
     is_transient,
 )
 from e2i.storage import Folder
+from storage_contract import SharedStorageContract
 
 
 class TestLocal(SharedStorageContract):

@@ -6,10 +6,10 @@ import uuid
 
 import fsspec
 import pytest
-from storage_contract import SharedStorageContract
 
 from e2i.errors import StorageError
 from e2i.storage import Folder
+from storage_contract import SharedStorageContract
 
 
 class TestMemory(SharedStorageContract):

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from s3_server import S3Server
-from storage_contract import SharedStorageContract
 
 from e2i.errors import (
     ConfigError,
@@ -28,6 +26,8 @@ from e2i.errors import (
     is_transient,
 )
 from e2i.storage import Folder, s3
+from s3_server import S3Server
+from storage_contract import SharedStorageContract
 
 
 class TestS3(SharedStorageContract):

@@ -34,7 +34,8 @@ def main() -> None:
         started = time.monotonic()
         call()
         seconds[name] = time.monotonic() - started
-    print(json.dumps({"warnings": warnings, "seconds": seconds}), flush=True)
+    sys.stdout.write(json.dumps({"warnings": warnings, "seconds": seconds}) + "\n")
+    sys.stdout.flush()
 
 
 main()
