@@ -24,16 +24,15 @@ from e2i import doctor
 from e2i.clips import CaptionedClips
 from e2i.datasets.clotho import SPLITS, read_clotho
 from e2i.doctor import Check, Package
-from e2i.encoders.config import EncodersConfig
 from e2i.errors import DatasetError, E2IError
 from e2i.storage import Folder
 from e2i.store_layout import StoreLayout, clotho_metadata_url
 from flows.doctor_parameters import DoctorParameters
 from flows.prefect_setup import read_setup
 from flows.summary import RunSummary
-from tasks.tracking import wandb_access
+from tasks.wandb_environment import wandb_access
 
-LIMIT_S = 15.0
+LIMIT_S = 10.0
 """All checks together; comparing thousands of remote recordings takes the longest."""
 
 SERVER_LIMIT_S = 3.0
@@ -65,7 +64,7 @@ def _jobs(parameters: DoctorParameters, environ: Mapping[str, str]) -> dict[str,
         "device": lambda: [doctor.check_device(encoders.device)],
         "disk": lambda: [_disk(parameters.store_url)],
         "memory": _memory,
-        "encoders": lambda: _encoders(encoders),
+        "encoders": lambda: doctor.check_encoders(encoders),
         "tokens": lambda: [doctor.check_tokens(tokens(environ, Path.home()))],
         "prefect server": lambda: [_server(environ)],
     }
@@ -84,7 +83,7 @@ def _side_by_side(jobs: Mapping[str, Job]) -> list[Check]:
         try:
             found[name] = job()
         except E2IError as error:
-            found[name] = [Check(name, "problem", str(error), "Correct the call.")]
+            found[name] = [doctor.problem(name, error, "Correct the call.")]
         except Exception as error:  # a doctor has to say something of everything
             what = f"{type(error).__name__}: {error}"
             found[name] = [Check(name, "problem", f"could not be looked at ({what})", "Report it.")]
@@ -151,10 +150,6 @@ def _memory() -> list[Check]:
     return []
 
 
-def _encoders(config: EncodersConfig) -> list[Check]:
-    return doctor.check_encoders(config)
-
-
 def tokens(environ: Mapping[str, str], home: Path) -> dict[str, bool]:
     """Which tokens there are, never what they are."""
     hub_home = Path(environ.get("HF_HOME") or home / ".cache" / "huggingface")
@@ -215,7 +210,7 @@ def _recordings(parameters: DoctorParameters) -> list[Check]:
         try:
             clips = read_clotho(location, audio_root=parameters.audio_root or None)
         except DatasetError as error:
-            checks.append(Check("metadata", "problem", str(error), "Correct --metadata."))
+            checks.append(doctor.problem("metadata", error, "Correct --metadata."))
             continue
         splits.append(clips)
         checks.append(doctor.check_recordings(clips))

@@ -12,7 +12,7 @@ from e2i.encoders.config import EncodersConfig
 
 
 class DoctorParameters(Configuration):
-    """Say what is missing before a long run: it looks, and changes nothing."""
+    """Say what is missing before a long run; a probe in the store is taken away again."""
 
     store_url: str = Field(
         "",

@@ -74,9 +74,7 @@ def _run(command: Command, options: Options) -> RunSummary:
         finally:
             sink.close()
             if not flush_events():
-                sys.stderr.write(
-                    "Not all states of task runs reached the Prefect server in time.\n"
-                )
+                sys.stderr.write("Some states of task runs did not reach the Prefect server.\n")
 
 
 def _load(reference: str) -> Callable[..., RunSummary]:

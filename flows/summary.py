@@ -71,7 +71,7 @@ def scores_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}"
+        "  ".join([f"{row[0]:<{widths[0]}}", *(f"{row[c]:>{widths[c]}}" for c in (1, 2, 3))])
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))

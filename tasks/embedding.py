@@ -25,7 +25,7 @@ from e2i.datasets.clotho import read_clotho
 from e2i.datasets.config import MetadataConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
-from e2i.errors import DatasetError, RunFailedError
+from e2i.errors import DatasetError, RunFailedError, is_transient
 from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import CHUNK_TIMEOUT_S, TRIED_AGAIN, WHOLE_TIMEOUT_S
@@ -133,6 +133,18 @@ def plan_embedding(
     return SplitPlan(f"{clips.dataset} {clips.split}", clips, shuffled(plan, run))
 
 
+def _run_going_on() -> str:
+    """The flow run that a chunk belongs to.
+
+    Raises:
+        RunFailedError: it is stopping.
+    """
+    run = flow_run.get_id() or ""
+    if run in _stopping:
+        raise RunFailedError("the run is stopping: this chunk was not begun.")
+    return run
+
+
 @task(
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
@@ -144,7 +156,7 @@ def embed_audio(
     cache_url: str, audio_root_url: str, chunk: AudioChunk, encoders: EncodersConfig, stage: str
 ) -> dict[str, int]:
     """Embed the recordings of one chunk and store its shard."""
-    run = flow_run.get_id() or ""
+    run = _run_going_on()
     result = embed_audio_chunk(
         Folder(cache_url),
         Folder(audio_root_url),
@@ -169,7 +181,7 @@ def embed_text(
     cache_url: str, chunk: TextChunk, encoders: EncodersConfig, stage: str
 ) -> dict[str, int]:
     """Embed the captions of one chunk and store its shard."""
-    run = flow_run.get_id() or ""
+    run = _run_going_on()
     result = embed_text_chunk(
         Folder(cache_url),
         chunk,
@@ -223,6 +235,9 @@ def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
             outcome = future.result(raise_on_failure=False)
             if isinstance(outcome, BaseException):
                 errors.append(outcome)
+                if is_transient(outcome):
+                    # It was tried again for a minute: the others need not find out one by one.
+                    _stopping.add(run)
                 continue
             counts.update(outcome)
             stage.settle(sum(outcome.values()))

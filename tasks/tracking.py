@@ -1,38 +1,59 @@
-"""What the environment says about tracking. No Prefect is imported here."""
+"""The logs of a flow run: one tracker a task, one run at W&B a flow run, retries included."""
 
 from __future__ import annotations
 
-import netrc
-from collections.abc import Mapping
+import datetime as dt
+import os
+import uuid
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from e2i.tracking.wandb_run import WandbAccess
+from prefect import get_run_logger
+from prefect.runtime import flow_run
 
-_WANDB_HOSTS = frozenset({"api.wandb.ai", "api.forge.coreweave.com"})
-"""Where wandb goes unless WANDB_BASE_URL says otherwise; the second since its version 0.31."""
-
-
-def wandb_access(environ: Mapping[str, str], home: Path) -> WandbAccess:
-    """The mode that the environment sets for W&B, and whether there is a key; never the key."""
-    return WandbAccess(
-        mode=environ.get("WANDB_MODE", ""),
-        has_key=bool(
-            environ.get("WANDB_API_KEY")
-            or environ.get("WANDB_IDENTITY_TOKEN_FILE")
-            or _in_netrc(environ, home)
-        ),
-    )
+from e2i.report.scores import Metrics
+from e2i.tracking.config import TrackingConfig
+from e2i.tracking.opening import Kind, RunIdentity, open_tracker
+from e2i.tracking.tracker import Trackers
+from e2i.training.train import EpochRecord
+from tasks.progress import progress_sink
+from tasks.wandb_environment import wandb_access
 
 
-def _in_netrc(environ: Mapping[str, str], home: Path) -> bool:
-    base_url = environ.get("WANDB_BASE_URL", "")
-    hosts = {urlsplit(base_url).hostname or ""} if base_url else _WANDB_HOSTS
-    given = environ.get("NETRC")
-    for path in [Path(given)] if given else [home / ".netrc", home / "_netrc"]:
-        try:
-            if hosts & set(netrc.netrc(path).hosts):
-                return True
-        except (OSError, ValueError, netrc.NetrcParseError):
-            continue
-    return False
+def flow_run_tracker(kind: Kind, config: TrackingConfig) -> Trackers:
+    """A tracker for a task of the flow run that this runs in; give it to `tracked`."""
+    logger = get_run_logger()
+
+    def warn(text: str) -> None:
+        logger.warning(text)
+        progress_sink().note(text)
+
+    started = flow_run.get_scheduled_start_time() or dt.datetime.now(dt.UTC)
+    run = RunIdentity(flow_run.get_id() or str(uuid.uuid4()), started)
+    return open_tracker(kind, config, run, wandb_access(os.environ, Path.home()), warn)
+
+
+def epoch_values(epoch: EpochRecord) -> dict[str, float]:
+    """What an epoch came to, by the names that logs give it; `val_loss` keeps its own."""
+    return {
+        "train_loss": epoch.train_loss,
+        "lr": epoch.lr,
+        "seconds": epoch.seconds,
+        "pairs_per_s": epoch.pairs_per_s,
+        **{
+            name if name.startswith("val") else f"validation_{name}": value
+            for name, value in epoch.metrics.items()
+        },
+    }
+
+
+def score_values(metrics: Metrics, split: str) -> dict[str, float]:
+    """Scores by the names that logs give them: `evaluation_text_to_audio_R@1`, `..._R@1_low`, ...
+
+    Chance and whatever else was not measured are left out.
+    """
+    return {
+        f"{split}_{name}" if part == "value" else f"{split}_{name}_{part}": value
+        for name, score in metrics.items()
+        for part, value in score.items()
+        if value is not None and part in {"value", "low", "high"}
+    }

@@ -34,7 +34,7 @@ class DownloadConfig(Configuration):
     )
     connections: int = Field(3, ge=1, le=8, description="Files fetched at the same time.")
     retries: int = Field(
-        5,
+        8,
         ge=0,
         le=100,
         description="How often in a row a file is asked for again when nothing more of it came.",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from e2i.heads.cnn import CNNHead
 from e2i.heads.config import HeadsConfig
 from e2i.heads.mlp import MLPHead
 
@@ -35,7 +36,9 @@ class ProjectionHeads(nn.Module):
 
     logit_scale: Tensor
 
-    def __init__(self, audio: MLPHead, text: MLPHead, temperature: float, *, learn: bool) -> None:
+    def __init__(
+        self, audio: MLPHead | CNNHead, text: MLPHead, temperature: float, *, learn: bool
+    ) -> None:
         """Join two heads; `logit_scale` is log(1/temperature), a parameter where it is learned."""
         super().__init__()
         self.audio = audio
@@ -47,7 +50,13 @@ class ProjectionHeads(nn.Module):
             self.register_buffer("logit_scale", scale)
 
     def project_audio(self, audio: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(B, D_audio) to L2-normalized (B, P); dropout only where a generator is given."""
+        """To L2-normalized (B, P); dropout and statistics of the batch only with a generator.
+
+        Args:
+            audio: embeddings (B, D_audio), or for a CNN also their pseudo-images, uint8
+                (B, 3, S, S).
+            generator: given in training alone.
+        """
         return functional.normalize(self.audio(audio, generator), dim=-1)
 
     def project_text(self, text: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -58,6 +67,22 @@ class ProjectionHeads(nn.Module):
     def clamp_logit_scale(self) -> None:
         """Hold a learned logit scale in [0, log 100]."""
         self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+
+
+def unset_heads(
+    config: HeadsConfig,
+    audio_dim: int,
+    text_dim: int,
+    device: torch.device,
+    *,
+    temperature: float = 0.07,
+    learn_temperature: bool = False,
+) -> ProjectionHeads:
+    """Heads of the right shapes without values, as `build_heads` makes them, on a device."""
+    kind = CNNHead if config.input_type == "vision" else MLPHead
+    audio = kind(config, audio_dim, device)
+    text = MLPHead(config, text_dim, device)
+    return ProjectionHeads(audio, text, temperature, learn=learn_temperature)
 
 
 def build_heads(
@@ -79,7 +104,14 @@ def build_heads(
         temperature: of the softmax, before training.
         learn_temperature: whether `logit_scale` is a parameter.
     """
-    cpu = torch.device("cpu")
-    audio = MLPHead(config, audio_dim, cpu).reset(seeded_generator(seed, "audio head"))
-    text = MLPHead(config, text_dim, cpu).reset(seeded_generator(seed, "text head"))
-    return ProjectionHeads(audio, text, temperature, learn=learn_temperature)
+    heads = unset_heads(
+        config,
+        audio_dim,
+        text_dim,
+        torch.device("cpu"),
+        temperature=temperature,
+        learn_temperature=learn_temperature,
+    )
+    heads.audio.reset(seeded_generator(seed, "audio head"))
+    heads.text.reset(seeded_generator(seed, "text head"))
+    return heads

@@ -23,10 +23,9 @@ from torch import Tensor
 
 from e2i.configuration import Configuration
 from e2i.errors import CheckpointError, CheckpointNotFoundError, StorageNotFoundError
-from e2i.heads.build import ProjectionHeads
+from e2i.heads.build import ProjectionHeads, unset_heads
 from e2i.heads.clip_roles import DIGEST_BYTES, ClipRoles
 from e2i.heads.config import HeadsConfig
-from e2i.heads.mlp import MLPHead
 from e2i.storage import Folder
 from e2i.training.config import TrainingConfig
 
@@ -253,11 +252,14 @@ def _digests(tensors: Mapping[str, Tensor], role: str, where: str) -> frozenset[
 
 def _empty_heads(record: CheckpointRecord) -> ProjectionHeads:
     """Heads of the right shapes, without memory for values, whatever sizes the file claims."""
-    nowhere = torch.device("meta")
-    audio = MLPHead(record.heads, record.audio_dim, nowhere)
-    text = MLPHead(record.heads, record.text_dim, nowhere)
-    training = record.training
-    return ProjectionHeads(audio, text, training.temperature, learn=training.learn_temperature)
+    return unset_heads(
+        record.heads,
+        record.audio_dim,
+        record.text_dim,
+        torch.device("meta"),
+        temperature=record.training.temperature,
+        learn_temperature=record.training.learn_temperature,
+    )
 
 
 def _check_weights(heads: ProjectionHeads, weights: Mapping[str, Tensor]) -> None:

@@ -87,7 +87,7 @@ class MLPHead(nn.Module):
         """
         if not self._standardize:
             return
-        values = embeddings.double()
+        values = embeddings.cpu().double()  # not every device has float64
         deviation = values.std(dim=0, correction=0)
         varies = deviation > 1e-8 * values.abs().amax(dim=0).clamp_min(1e-30)
         self.mean.copy_(values.mean(dim=0))

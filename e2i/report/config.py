@@ -11,7 +11,7 @@ class ReportConfig(Configuration):
     """Sizes of a report. None of them changes a score."""
 
     examples: int = Field(
-        5, ge=0, le=50, description="Captions shown with what they found: the best, and the worst."
+        4, ge=0, le=50, description="Captions shown with what they found: the best, and the worst."
     )
     sheet_clips: int = Field(
         12, ge=0, le=60, description="Clips whose pseudo-images are shown beside a caption's."

@@ -42,12 +42,12 @@ def provenance_of(
         },
         "Audio encoder": {
             "fingerprint": cache.audio_fingerprint,
-            "dimensions": f"{cache.audio.shape[1]:,}",
+            "dim": str(cache.audio.shape[1]),
             **_plain(encoders.get("audio", {})),
         },
         "Text encoder": {
             "fingerprint": cache.text_fingerprint,
-            "dimensions": f"{cache.text.shape[1]:,}",
+            "dim": str(cache.text.shape[1]),
             **_plain(encoders.get("text", {})),
         },
     }
@@ -72,6 +72,9 @@ def _model_facts(checkpoint: Checkpoint | None, url: str) -> Facts:
         f"{cache.num_captions:,} captions)"
         for cache in record.caches
     ]
+    heads = record.heads.model_dump(mode="json")
+    if heads.get("input_type") != "vision":
+        heads = {name: value for name, value in heads.items() if not name.startswith("vision_")}
     return {
         "checkpoint": url or "not stored",
         "written by": f"e2i {record.e2i_version}",
@@ -79,7 +82,7 @@ def _model_facts(checkpoint: Checkpoint | None, url: str) -> Facts:
         f"{record.training.selection_metric}",
         "seed": str(record.training.seed),
         "caches": "; ".join(trained_on),
-        **_plain(record.heads.model_dump(mode="json")),
+        **_plain(heads),
         **_plain(record.training.model_dump(mode="json", exclude={"seed", "selection_metric"})),
     }
 

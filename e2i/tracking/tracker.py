@@ -28,7 +28,7 @@ class Tracker(Protocol):
         """Begin, with the run's configuration."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """What one step, such as an epoch, came to; it is stored before the next one begins."""
+        """What one step, such as an epoch, came to; a kill costs what the last second logged."""
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Add to what the whole run came to."""

@@ -10,7 +10,8 @@ Decides: W&B never asks, hangs or fails a run.
 - All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, ending 6 s. What
   takes longer is left behind, and so are all later calls. Importing wandb is not counted.
 - Steps are numbered by W&B; ours are its value `step`, and the axis of its charts. So a step is
-  stored as soon as it is logged, and a retry goes on in the run that has its id.
+  a row of its own as soon as it is logged, and a retry goes on in the run that has its id. A run
+  that is killed loses what it logged in its last second.
 - Neither source code, git remotes, command lines nor package lists are recorded: they may hold
   tokens.
 
@@ -19,6 +20,7 @@ Source: wandb 0.31 `sdk/wandb_settings.py`, `sdk/wandb_init.py`, `errors/term.py
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import ssl
 import threading
@@ -42,6 +44,7 @@ FINISH_LIMIT_S = 6.0
 _ANSWER_S = 3.0
 _INIT_S = 5.0
 _UPLOAD_S = 4.0
+_FLUSH_S = 1.0
 
 Mode = Literal["online", "offline", "disabled"]
 _ENVIRONMENT_MODES: dict[str, Mode] = {
@@ -165,9 +168,11 @@ class WandbRun:
                     return self._init("online", config)
                 except Exception as error:
                     reason = described(error)
+                    # wandb's service still holds the id of the run that it could not start.
+                    self._run_id += "-offline"
             self._warn(
-                f"W&B cannot be reached, so the run is kept offline: {reason} Run "
-                f"`wandb sync {self._folder / 'wandb'}/offline-run-*{self._run_id}` later."
+                f"W&B cannot be had, so the run is kept offline: {reason.rstrip(' .:')}. Run "
+                f"`wandb sync {self._folder / 'wandb'}/offline-run-*-{self._run_id}` later."
             )
         return self._init("offline", config)
 
@@ -183,6 +188,7 @@ class WandbRun:
     def _init(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
         import wandb  # noqa: PLC0415
 
+        _disable_telemetry()
         settings = self._settings(mode)
         wandb.setup(settings)
         run = wandb.init(
@@ -211,12 +217,24 @@ class WandbRun:
             finish_timeout=_UPLOAD_S,
             finish_timeout_raises=True,
             x_service_wait=_INIT_S,
+            x_transaction_log_flush_interval=_FLUSH_S,
             disable_code=True,
             disable_git=True,
             save_code=False,
             x_disable_meta=True,
             x_save_requirements=False,
         )
+
+
+def _disable_telemetry() -> None:
+    """Keep wandb from reporting its own errors, which prints, and holds up the end of a process.
+
+    The variable WANDB_ERROR_REPORTING does the same; a library sets no variables.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from wandb.analytics.opentelemetry import opentelemetry_proxy  # noqa: PLC0415
+
+        opentelemetry_proxy.disable()
 
 
 def _require_writable(folder: Path) -> None:

@@ -18,11 +18,13 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.errors import CheckpointError, SeenClipsError
 from e2i.heads.checkpoint import Checkpoint
 from e2i.heads.clip_roles import clip_digest
+from e2i.heads.config import HeadsConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.retrieval.evaluation import RetrievalScores, evaluate_projections
 from e2i.training.device import resolve_device
 from e2i.training.pairs import Pairs, cache_name, check_embeddings, clip_keys
 from e2i.training.project import project
+from e2i.training.pseudo_images import LoadStored, stored_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def evaluate_checkpoint(
     allow_seen: bool = False,
     batch_size: int = 1024,
     device: str = "auto",
+    load_stored: LoadStored | None = None,
 ) -> Evaluation:
     """Retrieval scores of a checkpoint on a cache.
 
@@ -66,6 +69,8 @@ def evaluate_checkpoint(
         allow_seen: take all clips of the cache, seen or not, and mark the result.
         batch_size: rows of one forward pass; changes no value.
         device: a device's name, or `auto`.
+        load_stored: reads the cache's stored pseudo-images, where a CNN was told to take them from
+            there. Without it images are generated: the same pixels.
 
     Raises:
         CheckpointError: encoders or dimensions differ, or there is no checkpoint and the two
@@ -73,6 +78,7 @@ def evaluate_checkpoint(
         SeenClipsError: the checkpoint was trained or selected on clips of this cache.
         CacheError: the cache is empty or holds NaN.
         ConfigError: no such device.
+        ImageError: images have to come from the disk, and one is missing or made otherwise.
     """
     check_embeddings(cache)
     if checkpoint is None:
@@ -85,6 +91,7 @@ def evaluate_checkpoint(
         np.array(cache.audio, dtype=np.float32),
         np.array(cache.text, dtype=np.float32),
         np.array(cache.caption_clip, dtype=np.int64),
+        _images(checkpoint, cache, load_stored),
     ).of_clips(clips)
     audio, text = _projections(checkpoint, pairs, batch_size, resolve_device(device))
     retrieval = evaluate_projections(text, audio, pairs.pair_clip, evaluation)
@@ -105,10 +112,19 @@ def _projections(
     checkpoint: Checkpoint | None, pairs: Pairs, batch_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Audio (C, P) and text (N, P) on the device."""
-    tensors = pairs.to(device)
+    tensors = pairs.to(device, HeadsConfig() if checkpoint is None else checkpoint.record.heads)
     if checkpoint is None:
         return tensors.audio, tensors.text
     return project(checkpoint.heads(device), tensors.audio, tensors.text, batch_size)
+
+
+def _images(
+    checkpoint: Checkpoint | None, cache: CachedEmbeddings, load_stored: LoadStored | None
+) -> NDArray[np.uint8] | None:
+    """The stored pseudo-images, where they are to be read."""
+    if checkpoint is None or load_stored is None:
+        return None
+    return stored_images([cache], checkpoint.record.heads, load_stored)
 
 
 def _clips_to_score(

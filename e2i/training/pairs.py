@@ -16,6 +16,8 @@ from torch import Tensor
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.clips import ClipKey
 from e2i.errors import CacheError, ConfigError, FingerprintMismatchError
+from e2i.heads.config import HeadsConfig
+from e2i.training.pseudo_images import LoadStored, audio_input, stored_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,14 @@ class Pairs:
         audio: float32 (C, D_audio).
         text: float32 (N, D_text), one row a pair.
         pair_clip: int64 (N,), the clip of each pair.
+        images: uint8 (C, 3, S, S), stored pseudo-images of the clips, where they were read.
     """
 
     keys: tuple[ClipKey, ...]
     audio: NDArray[np.float32]
     text: NDArray[np.float32]
     pair_clip: NDArray[np.int64]
+    images: NDArray[np.uint8] | None = None
 
     def of_clips(self, clips: NDArray[np.int64]) -> Pairs:
         """These clips with all their captions; `clips` are ascending indices."""
@@ -44,12 +48,13 @@ class Pairs:
             audio=self.audio[clips],
             text=self.text[kept],
             pair_clip=new_index[self.pair_clip[kept]],
+            images=None if self.images is None else self.images[clips],
         )
 
-    def to(self, device: torch.device) -> PairTensors:
-        """The same on a device."""
+    def to(self, device: torch.device, heads: HeadsConfig = HeadsConfig()) -> PairTensors:
+        """What heads of this configuration take, on a device."""
         return PairTensors(
-            audio=torch.from_numpy(self.audio).to(device),
+            audio=audio_input(self.audio, self.images, heads, device),
             text=torch.from_numpy(self.text).to(device),
             pair_clip=torch.from_numpy(self.pair_clip).to(device),
         )
@@ -57,7 +62,10 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class PairTensors:
-    """`Pairs` on a device: audio (C, D_audio), text (N, D_text), pair_clip (N,)."""
+    """`Pairs` on a device: text (N, D_text), pair_clip (N,), and audio (C, D_audio).
+
+    For a CNN, `audio` may also be the clips' pseudo-images, uint8 (C, 3, S, S).
+    """
 
     audio: Tensor
     text: Tensor
@@ -121,13 +129,19 @@ def check_alike(first: CachedEmbeddings, other: CachedEmbeddings) -> None:
             raise FingerprintMismatchError(message)
 
 
-def join(caches: Sequence[CachedEmbeddings]) -> Pairs:
-    """All pairs of the caches, one after the other.
+def join(
+    caches: Sequence[CachedEmbeddings],
+    heads: HeadsConfig = HeadsConfig(),
+    load_stored: LoadStored | None = None,
+) -> Pairs:
+    """All pairs of the caches, one after the other, with the stored images that heads ask for.
 
     Raises:
-        ConfigError: no cache, or one clip stands in two of them.
+        ConfigError: no cache, one clip stands in two of them, or images cannot be read.
         CacheError: a cache is empty or holds NaN.
         FingerprintMismatchError: they were made by different encoders.
+        ImageError: images have to come from the disk, and one is missing or made otherwise.
+        StorageError: the store refused.
     """
     if not caches:
         raise ConfigError("no training cache: got 0, expected at least one. Give --cache-dir.")
@@ -151,4 +165,5 @@ def join(caches: Sequence[CachedEmbeddings]) -> Pairs:
         pair_clip=np.concatenate(
             [cache.caption_clip + first for cache, first in zip(caches, firsts, strict=True)]
         ),
+        images=stored_images(caches, heads, load_stored),
     )

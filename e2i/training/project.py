@@ -12,11 +12,11 @@ from e2i.heads.build import ProjectionHeads
 def project(
     heads: ProjectionHeads, audio: Tensor, text: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Project a split, without dropout.
+    """Project a split, without dropout and by running statistics.
 
     Args:
         heads: on the device of the embeddings.
-        audio: float32 (C, D_audio).
+        audio: float32 (C, D_audio), or for a CNN uint8 (C, 3, S, S).
         text: float32 (N, D_text).
         batch_size: rows of one forward pass, at most; bounds memory, changes no value.
 

@@ -32,6 +32,7 @@ from e2i.training.config import TrainingConfig
 from e2i.training.device import resolve_device
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
 from e2i.training.pairs import Pairs, PairTensors, check_alike, join
+from e2i.training.pseudo_images import LoadStored
 from e2i.training.selection import Validation, is_better
 
 
@@ -88,12 +89,22 @@ class _Parts:
     test: Pairs
 
 
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Which pseudo-images the heads take, and what reads stored ones."""
+
+    heads: HeadsConfig
+    load_stored: LoadStored | None
+
+
 def train_heads(
     train: Sequence[CachedEmbeddings],
     validation: CachedEmbeddings | None,
     heads: HeadsConfig,
     training: TrainingConfig,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    *,
+    load_stored: LoadStored | None = None,
 ) -> TrainedHeads:
     """Train an audio and a text head into one joint space.
 
@@ -104,15 +115,19 @@ def train_heads(
         heads: what a head looks like.
         training: how it is trained.
         on_epoch: called after each epoch; what it raises ends the training.
+        load_stored: reads the stored pseudo-images of a cache (`stored_images_of`), for a CNN that
+            takes its images from the disk.
 
     Raises:
-        ConfigError: no cache, a clip in two of them, too few clips, or no such device.
+        ConfigError: no cache, a clip in two of them, too few clips, no such device, or no images
+            to read.
+        ImageError: images have to come from the disk, and one is missing or made otherwise.
         CacheError: a cache is empty or holds NaN.
         FingerprintMismatchError: caches were made by different encoders.
         RunFailedError: the loss left the finite numbers.
     """
     started = time.perf_counter()
-    parts = _parts(train, validation, training)
+    parts = _parts(train, validation, training, _Images(heads, load_stored))
     device = resolve_device(training.device)
     model = build_heads(
         heads,
@@ -122,9 +137,7 @@ def train_heads(
         temperature=training.temperature,
         learn_temperature=training.learn_temperature,
     )
-    model.audio.fit_standardization(torch.from_numpy(parts.train.audio))
-    model.text.fit_standardization(torch.from_numpy(parts.train.text))
-    run = _Run(model.to(device), parts, training, device)
+    run = _Run(model, parts, heads, training, device)
     history: list[EpochRecord] = []
     for epoch in range(1, training.epochs + 1):
         history.append(run.epoch(epoch))
@@ -149,13 +162,20 @@ class _Run:
     """The state that epochs share: model, data, optimizer, generators, best weights."""
 
     def __init__(
-        self, model: ProjectionHeads, parts: _Parts, config: TrainingConfig, device: torch.device
+        self,
+        model: ProjectionHeads,
+        parts: _Parts,
+        heads: HeadsConfig,
+        config: TrainingConfig,
+        device: torch.device,
     ) -> None:
-        self._model = model
+        self._model = model.to(device)
         self.config = config
         self._device = device
-        self._pairs: PairTensors = parts.train.to(device)
-        self._validation = Validation(parts.validation.to(device), config)
+        self._pairs: PairTensors = parts.train.to(device, heads)
+        model.audio.fit_standardization(self._pairs.audio)
+        model.text.fit_standardization(self._pairs.text)
+        self._validation = Validation(parts.validation.to(device, heads), config)
         pair_clip = torch.from_numpy(parts.train.pair_clip)
         plan = RandomPairBatches if config.repeat_clips else DistinctClipBatches
         self._batches = plan(pair_clip, config.batch_size)
@@ -243,10 +263,13 @@ def _optimizer(
 
 
 def _parts(
-    train: Sequence[CachedEmbeddings], validation: CachedEmbeddings | None, config: TrainingConfig
+    train: Sequence[CachedEmbeddings],
+    validation: CachedEmbeddings | None,
+    config: TrainingConfig,
+    images: _Images,
 ) -> _Parts:
     """What to train on, to choose by, and to leave for the end."""
-    pairs = join(train)
+    pairs = join(train, images.heads, images.load_stored)
     if validation is None:
         cut = hold_out(
             pairs.keys,
@@ -256,7 +279,7 @@ def _parts(
         )
         return _Parts(*(pairs.of_clips(clips) for clips in (cut.train, cut.validation, cut.test)))
     check_alike(train[0], validation)
-    held = join([validation])
+    held = join([validation], images.heads, images.load_stored)
     shared = set(pairs.keys) & set(held.keys)
     if shared:
         first = next(key for key in held.keys if key in shared)

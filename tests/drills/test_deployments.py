@@ -7,10 +7,10 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,38 +158,41 @@ def test_the_demo_runs_on_a_worker(prefect: Prefect, worker: subprocess.Popen[st
     assert worker.poll() is None
 
 
+def _wait_for_a_chunk(prefect: Prefect, run_ended: Future[Any]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not run_ended.done():
+        runs = prefect.ask(
+            "/task_runs/filter", deployments={"name": {"any_": ["full-pipeline"]}}, limit=200
+        )
+        if any(run["name"].startswith("embed ") for run in runs):
+            return
+        time.sleep(0.2)
+    pytest.fail("no chunk was embedded")
+
+
 @pytest.mark.timeout(600)
 def test_the_full_pipeline_rides_out_ten_seconds_without_its_store(
     prefect: Prefect, worker: subprocess.Popen[str], mortal_s3_server: S3Server
 ) -> None:
     server = mortal_s3_server
 
-    def outage() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            runs = prefect.ask(
-                "/task_runs/filter", deployments={"name": {"any_": ["full-pipeline"]}}, limit=200
-            )
-            if any(run["name"].startswith("embed ") for run in runs):
-                break
-            time.sleep(0.2)
+    with ThreadPoolExecutor(1) as pool:
+        run_ended = pool.submit(
+            _run,
+            prefect,
+            "full-pipeline",
+            store_url=f"{server.url}/pipeline",
+            dataset="soundscapes",
+            soundscapes=SMALL,
+            encoders={"audio_encoder": "logmel", "text_encoder": "hashing"},
+            images={"image_size": "native"},
+            cache={"chunk_size": 5},
+        )
+        _wait_for_a_chunk(prefect, run_ended)
         server.kill()
         time.sleep(10)
         server.start()
-
-    spoiler = threading.Thread(target=outage)
-    spoiler.start()
-    done = _run(
-        prefect,
-        "full-pipeline",
-        store_url=f"{server.url}/pipeline",
-        dataset="soundscapes",
-        soundscapes=SMALL,
-        encoders={"audio_encoder": "logmel", "text_encoder": "hashing"},
-        images={"image_size": "native"},
-        cache={"chunk_size": 5},
-    )
-    spoiler.join()
+        done = run_ended.result()
     assert done.returncode == 0, done.stdout + done.stderr
     run = prefect.flow_run("full-pipeline")
     assert run["state_type"] == "COMPLETED"

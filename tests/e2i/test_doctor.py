@@ -209,3 +209,17 @@ def test_one_split_is_compared_with_nothing(tmp_path: Path) -> None:
 def test_counts() -> None:
     checks = [Check("a", "ok", ""), Check("b", "problem", ""), Check("c", "ok", "")]
     assert doctor.count(checks) == {"ok": 2, "warnings": 0, "problems": 1}
+
+
+def test_a_store_that_is_away_is_said_to_be_so_with_the_next_step() -> None:
+    options = {
+        "endpoint_url": "http://127.0.0.1:9",
+        "key": "k",
+        "secret": "s",
+        "config_kwargs": {"retries": {"max_attempts": 1}},
+    }
+    check = doctor.check_store(Folder("s3://bucket/store", options))
+    assert check.status == "problem"
+    assert check.found.startswith("the store does not answer to ")
+    assert "delete" not in check.found
+    assert check.next_step == "Check that it is up and reachable, then try again."

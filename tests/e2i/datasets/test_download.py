@@ -10,6 +10,8 @@ import random
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -41,10 +43,10 @@ from e2i.datasets.download import (
     ClothoDownload,
     DownloadCounts,
     download_clotho,
-    splits_lacking,
 )
 from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.download_state import LOCK_NAME, STATE_NAME
+from e2i.datasets.presence import splits_lacking
 from e2i.errors import (
     ConfigError,
     DatasetError,
@@ -735,30 +737,78 @@ def test_an_interrupt_stops_the_threads_and_keeps_what_came(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.server.faults[ARCHIVE] = [Stall(600_000)]
-    arrived = threading.Event()
     config = DownloadConfig(base_url=run.server.url, splits=("evaluation",), timeout_s=0.5)
+    arrived = threading.Event()
 
-    def interrupt(futures: list[object]) -> Iterator[object]:
-        if arrived.is_set():
-            raise KeyboardInterrupt
-        yield from real(futures)
+    def interrupt(futures: object) -> Iterator[object]:
+        assert arrived.wait(5)
+        raise KeyboardInterrupt
+        yield
 
-    from e2i.datasets import download as module
+    counted: list[int] = []
 
-    real = module.as_completed
+    def report(count: int) -> None:
+        counted.append(count)
+        if sum(counted) > 550_000:
+            arrived.set()
+
     with ClothoDownload(str(run.root), config, record=run.record) as download:
         download.plan()
-        arrived.set()
-        monkeypatch.setattr(module, "as_completed", interrupt)
+        monkeypatch.setattr("e2i.datasets.download.as_completed", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            download.fetch()
+            download.fetch(report)
     monkeypatch.undo()
-    for thread in threading.enumerate():
-        if thread.name.startswith("download"):
-            thread.join(5)
+    assert [t.name for t in threading.enumerate() if t.name.startswith("download")] == []
     assert not run.archive.exists()
+    there = run.part.stat().st_size
+    assert there > 500_000
     run()
     run.check()
+    assert run.server.bodies(ARCHIVE)[-1].range == f"bytes={there}-"
+
+
+KILLED = """
+import sys, time
+from e2i.datasets.download import ClothoDownload
+from e2i.datasets.download_config import DownloadConfig
+
+root, url, sums, stage = sys.argv[1:]
+
+def hang(count):
+    if stage == "unpack":
+        print("unpacking", flush=True)
+        time.sleep(60)
+
+config = DownloadConfig(base_url=url, checksums=sums, splits=("evaluation",))
+with ClothoDownload(root, config) as download:
+    download.plan()
+    download.fetch()
+    download.plan_unpacking()
+    download.unpack(hang)
+"""
+
+
+@pytest.mark.parametrize("stage", ["fetch", "unpack"])
+def test_a_killed_run_is_gone_on_with(run: Run, tmp_path: Path, stage: str) -> None:
+    sums = tmp_path / "sums.md5"
+    sums.write_text("".join(f"{md5(run.server.folder / n)}  {n}\n" for n in (ARCHIVE, CAPTIONS)))
+    run.server.faults[ARCHIVE] = [Stall(600_000)] if stage == "fetch" else []
+    arguments = [sys.executable, "-c", KILLED, str(run.root), run.server.url, str(sums), stage]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        if stage == "unpack":
+            assert process.stdout.readline() == b"unpacking\n"
+        while stage == "fetch" and not (run.part.exists() and run.part.stat().st_size > 500_000):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert not (run.root / "clotho_audio_files" / "evaluation").exists()
+    there = run.part.stat().st_size if stage == "fetch" else None
+    run.server.requests.clear()
+    counts = run()
+    run.check()
+    assert counts.unpacked == 2
+    ranges = [request.range for request in run.server.bodies(ARCHIVE)]
+    assert ranges == ([f"bytes={there}-"] if stage == "fetch" else [])
 
 
 def test_own_checksums_replace_the_published_ones(run: Run, tmp_path: Path) -> None:

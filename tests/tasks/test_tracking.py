@@ -1,0 +1,32 @@
+"""What tasks log, by which names."""
+
+from __future__ import annotations
+
+from e2i.training.train import EpochRecord
+from tasks.tracking import epoch_values, score_values
+
+
+def test_an_epoch() -> None:
+    metrics = {"text_to_audio_R@10": 0.5, "val_loss": 2.0}
+    epoch = EpochRecord(3, 10, 1e-3, 1.5, metrics, is_best=True, seconds=0.25, pairs_per_s=800.0)
+    assert epoch_values(epoch) == {
+        "train_loss": 1.5,
+        "lr": 1e-3,
+        "seconds": 0.25,
+        "pairs_per_s": 800.0,
+        "validation_text_to_audio_R@10": 0.5,
+        "val_loss": 2.0,
+    }
+
+
+def test_scores() -> None:
+    metrics = {
+        "text_to_audio_R@1": {"value": 0.2, "low": 0.1, "high": 0.3, "chance": 0.01},
+        "text_to_audio_median_rank": {"value": 4.0, "low": None, "high": None, "chance": 50.0},
+    }
+    assert score_values(metrics, "evaluation") == {
+        "evaluation_text_to_audio_R@1": 0.2,
+        "evaluation_text_to_audio_R@1_low": 0.1,
+        "evaluation_text_to_audio_R@1_high": 0.3,
+        "evaluation_text_to_audio_median_rank": 4.0,
+    }
