@@ -17,7 +17,7 @@ PREFECT_API_URL ?= http://127.0.0.1:$(PREFECT_PORT)/api
 PREFECT := PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types imports check drills cache-embeddings \
+.PHONY: help setup setup-dev demo test lint types imports check drills download-dataset cache-embeddings \
         cache-images train-projection eval-projection server stop-server deploy worker clean
 
 help:  ## This list
@@ -52,6 +52,9 @@ setup-dev: $(VENV)/.installed-dev  ## The environment, with what tests need
 
 demo: setup  ## The full pipeline on generated recordings, offline (DEMO_ARGS)
 	@$(BIN)/e2i demo --store-url $(DEMO_STORE_URL) $(DEMO_ARGS)
+
+download-dataset: setup  ## Clotho into DATA_ROOT (DOWNLOAD_ARGS)
+	@$(BIN)/e2i download-dataset --data-root $(DATA_ROOT) $(DOWNLOAD_ARGS)
 
 cache-embeddings: setup  ## Embed METADATA into CACHE_DIR (CACHE_ARGS)
 	@$(BIN)/e2i cache-embeddings --metadata $(METADATA) --cache-dir $(CACHE_DIR) $(CACHE_ARGS)

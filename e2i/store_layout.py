@@ -4,6 +4,7 @@
 <store>/embeddings/<split>        the cache of one split
 <store>/checkpoints               projection heads
 <store>/reports                   scores and what they were made of
+<store>/logs                      what training and evaluation logged
 """
 
 from __future__ import annotations
@@ -74,3 +75,8 @@ class StoreLayout:
     def reports_url(self) -> str:
         """Scores and their provenance."""
         return join_url(self.store_url, "reports")
+
+    @property
+    def logs_url(self) -> str:
+        """What training and evaluation logged."""
+        return join_url(self.store_url, "logs")

@@ -9,8 +9,8 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
-from e2i.datasets.clotho import CSV_FOLDER, split_named_in
 from e2i.datasets.config import MetadataConfig
+from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url

@@ -49,6 +49,11 @@ COMMANDS: dict[str, Command] = {
         "PipelineParameters",
         "flows.full_pipeline:full_pipeline",
     ),
+    "download-dataset": Command(
+        "fetch, check and unpack Clotho, or what is missing of it",
+        "DownloadDatasetParameters",
+        "flows.downloading:download_dataset",
+    ),
     "cache-embeddings": Command(
         "embed the recordings and captions of one split",
         "CacheEmbeddingsParameters",
@@ -68,6 +73,12 @@ COMMANDS: dict[str, Command] = {
         "retrieval scores of a checkpoint on a cache",
         "EvalProjectionParameters",
         "flows.learning:eval_projection",
+    ),
+    "doctor": Command(
+        "say what is missing before a long run",
+        "DoctorParameters",
+        "flows.doctor_command:run_doctor",
+        needs_prefect=False,
     ),
     "cache info": Command(
         "what a cache holds",

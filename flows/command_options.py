@@ -20,9 +20,12 @@ _LOCATIONS = frozenset(
         "cache_dir",
         "val_cache_dir",
         "output_dir",
+        "log_dir",
         "checkpoint",
         "metadata",
         "audio_root",
+        "data_root",
+        "checksums",
     }
 )
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from e2i import doctor
 from e2i.clips import CaptionedClips
-from e2i.datasets.clotho import SPLITS, read_clotho
+from e2i.datasets.clotho import read_clotho
+from e2i.datasets.metadata_file import SPLITS
 from e2i.doctor import Check, Package
 from e2i.errors import DatasetError, E2IError
 from e2i.storage import Folder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from e2i.datasets.clotho import AUDIO_FOLDER, CSV_FOLDER
 from e2i.datasets.download_config import DownloadConfig
+from e2i.datasets.metadata_file import AUDIO_FOLDER, CSV_FOLDER
 from e2i.store_layout import join_url
 from flows.parameters import DATA_ROOT
 from flows.run_record import RunRecord

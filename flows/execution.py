@@ -43,7 +43,7 @@ def execute(name: str, command: Command, options: Options) -> int:
         sys.stdout.write(summary.as_json() + "\n")
     else:
         print_summary(summary, sys.stdout)
-    return 0
+    return 1 if summary.counts.get("problems") else 0
 
 
 def _run(command: Command, options: Options) -> RunSummary:

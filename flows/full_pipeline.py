@@ -6,20 +6,24 @@ from prefect import flow
 
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
+from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.soundscapes.config import SPLITS, SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
+from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.caching import CHUNK_RUNNER, embed_split, render_cache
 from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, DatasetName
-from flows.run_record import RunRecord, name_run
+from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary
 from tasks.datasets import generate_dataset
+from tasks.downloading import complete_dataset
 from tasks.learning import evaluate, train
 from tasks.rendering import draw_sheet
+from tasks.reports import ReportedModel, write_report
 
 
 @flow(
@@ -31,6 +35,7 @@ from tasks.rendering import draw_sheet
 def full_pipeline(
     store_url: str = DATA_ROOT,
     dataset: DatasetName = "clotho",
+    download: DownloadConfig = DownloadConfig(),
     soundscapes: SoundscapesConfig = SoundscapesConfig(),
     encoders: EncodersConfig = EncodersConfig(),
     cache: CacheConfig = CacheConfig(),
@@ -38,12 +43,15 @@ def full_pipeline(
     heads: HeadsConfig = HeadsConfig(),
     training: TrainingConfig = TrainingConfig(),
     evaluation: EvaluationConfig = EvaluationConfig(),
+    tracking: TrackingConfig = TrackingConfig(log_dir=""),
 ) -> RunSummary:
     """Embed, render, train and evaluate one data set.
 
     Args:
         store_url: Absolute folder or URL that everything is stored below.
-        dataset: 'clotho', read from <store>/data/clotho, or 'soundscapes', generated.
+        dataset: 'clotho', read from <store>/data/clotho and downloaded to it where it is missing,
+            or 'soundscapes', generated.
+        download: Where Clotho is fetched from, where it is missing.
         soundscapes: Sizes and seed of the generated data set.
         encoders: Which encoders, and how they run.
         cache: How embeddings are stored.
@@ -51,17 +59,21 @@ def full_pipeline(
         heads: What the projection heads look like.
         training: How they are trained.
         evaluation: How retrieval is evaluated.
+        tracking: Where the run is logged; by default below the store.
     """
     layout = StoreLayout(store_url)
     record = RunRecord()
     data_url = layout.data_url(dataset)
     if dataset == "soundscapes":
         record.add(generate_dataset(data_url, soundscapes))
+    else:
+        record.add(complete_dataset(data_url, download))
     for split in SPLITS:
         source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
         record.add(embed_split(source, layout.cache_url(split), encoders, cache))
         record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
+    tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     sheet_url = draw_sheet(evaluation_cache, images)
     trained = train(
         [development],
@@ -70,13 +82,26 @@ def full_pipeline(
         CHECKPOINT_NAME,
         heads,
         training,
+        tracking,
     )
     scores = evaluate(
         evaluation_cache,
         trained.checkpoint_url,
         evaluation,
+        tracking,
         device=training.device,
         reports_url=layout.reports_url,
+    )
+    report_url = write_report(
+        evaluation_cache,
+        [ReportedModel("MLP", trained.checkpoint_url)],
+        layout.reports_url,
+        evaluation,
+        source=MetadataConfig(
+            metadata=clotho_metadata_url(data_url, "evaluation"), split="evaluation"
+        ),
+        device=training.device,
+        date=started_at(),
     )
     record.notes += [*trained.notes, *scores.notes]
     record.locations |= {
@@ -85,6 +110,8 @@ def full_pipeline(
         "images": join_url(evaluation_cache, images.images_dir),
         "sheet": sheet_url,
         "checkpoint": trained.checkpoint_url,
-        "report": scores.report_url,
+        "report": report_url,
+        "scores": scores.report_url,
+        "logs": tracking.log_dir,
     }
     return record.summary(metrics=scores.metrics)

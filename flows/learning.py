@@ -6,6 +6,7 @@ from prefect import flow
 
 from e2i.heads.config import HeadsConfig
 from e2i.retrieval.config import EvaluationConfig
+from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.parameters import CHECKPOINT_NAME, DATA_ROOT
 from flows.run_record import RunRecord, name_run
@@ -20,6 +21,7 @@ def train_projection(
     output_dir: str = "checkpoints",
     heads: HeadsConfig = HeadsConfig(),
     training: TrainingConfig = TrainingConfig(),
+    tracking: TrackingConfig = TrackingConfig(),
 ) -> RunSummary:
     """Train projection heads on cached embeddings; keep the best epoch by validation.
 
@@ -30,9 +32,12 @@ def train_projection(
         output_dir: Folder or URL that the checkpoint is written to.
         heads: What the projection heads look like.
         training: How they are trained.
+        tracking: Where the run is logged.
     """
     record = RunRecord()
-    trained = train([cache_dir], val_cache_dir, output_dir, CHECKPOINT_NAME, heads, training)
+    trained = train(
+        [cache_dir], val_cache_dir, output_dir, CHECKPOINT_NAME, heads, training, tracking
+    )
     record.add(trained.counts)
     record.notes += trained.notes
     record.locations |= {"cache": cache_dir, "checkpoint": trained.checkpoint_url}
@@ -47,6 +52,7 @@ def eval_projection(
     device: str = "auto",
     allow_seen: bool = False,
     evaluation: EvaluationConfig = EvaluationConfig(),
+    tracking: TrackingConfig = TrackingConfig(),
 ) -> RunSummary:
     """Score a checkpoint on a cache that it has not seen.
 
@@ -57,9 +63,10 @@ def eval_projection(
         device: auto, cpu, cuda, cuda:<n> or mps.
         allow_seen: Score clips that the checkpoint was trained or selected on too.
         evaluation: How retrieval is evaluated.
+        tracking: Where the run is logged.
     """
     record = RunRecord()
-    scores = evaluate(cache_dir, checkpoint, evaluation, batch_size, device, allow_seen)
+    scores = evaluate(cache_dir, checkpoint, evaluation, tracking, batch_size, device, allow_seen)
     record.add(scores.counts)
     record.notes += scores.notes
     record.locations |= {"cache": cache_dir, "checkpoint": checkpoint}

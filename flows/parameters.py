@@ -14,12 +14,15 @@ from pydantic import Field
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
 from e2i.datasets.config import MetadataConfig
+from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.soundscapes.config import SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
+from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
+from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
 
 DATA_ROOT = "~/data/CLOTHO_v2.1"
 DATASETS = ("clotho", "soundscapes")
@@ -42,8 +45,10 @@ class PipelineParameters(Configuration):
     )
     dataset: DatasetName = Field(
         "clotho",
-        description="'clotho', read from <store>/data/clotho, or 'soundscapes', generated.",
+        description="'clotho', read from <store>/data/clotho and downloaded to it where it is "
+        "missing, or 'soundscapes', generated.",
     )
+    download: DownloadConfig = DownloadConfig()
     soundscapes: Annotated[SoundscapesConfig, _Bare] = SoundscapesConfig()
     encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
     cache: Annotated[CacheConfig, _Bare] = CacheConfig()
@@ -51,6 +56,7 @@ class PipelineParameters(Configuration):
     heads: HeadsConfig = HeadsConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
 
 
 DEMO = PipelineParameters(
@@ -60,6 +66,15 @@ DEMO = PipelineParameters(
     images=ImagesConfig(image_size="native"),
 )
 """The same pipeline on generated data, offline, with nothing to configure."""
+
+
+class DownloadDatasetParameters(Configuration):
+    """Fetch, check and unpack Clotho, or what is missing of it."""
+
+    data_root: str = Field(
+        DATA_ROOT, min_length=1, description="Local folder that the data set is kept in."
+    )
+    download: Annotated[DownloadConfig, _Bare] = DownloadConfig()
 
 
 class CacheEmbeddingsParameters(Configuration):
@@ -101,6 +116,7 @@ class TrainProjectionParameters(Configuration):
     )
     heads: Annotated[HeadsConfig, _Bare] = HeadsConfig()
     training: Annotated[TrainingConfig, _Bare] = TrainingConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
 
 
 class EvalProjectionParameters(Configuration):
@@ -126,6 +142,7 @@ class EvalProjectionParameters(Configuration):
         "output then says 'seen'.",
     )
     evaluation: Annotated[EvaluationConfig, _Bare] = EvaluationConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
 
 
 class CacheInfoParameters(Configuration):

@@ -60,6 +60,12 @@ def name_run() -> str:
     return "-".join(word for word in words if word) or "e2i"
 
 
+def started_at() -> str:
+    """When the flow run was to start, for people."""
+    start = flow_run.get_scheduled_start_time()
+    return start.strftime("%Y-%m-%d %H:%M UTC") if start else ""
+
+
 def _field(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
 

@@ -21,11 +21,11 @@ from e2i.cache.finish import finish_cache
 from e2i.cache.header import SideSettings
 from e2i.cache.plan import AudioChunk, CachePlan, TextChunk, plan_cache, shuffled
 from e2i.clips import CaptionedClips
-from e2i.datasets.clotho import read_clotho
 from e2i.datasets.config import MetadataConfig
+from e2i.datasets.tabular import read_metadata
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
-from e2i.errors import DatasetError, RunFailedError, is_transient
+from e2i.errors import RunFailedError, is_transient
 from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import CHUNK_TIMEOUT_S, TRIED_AGAIN, WHOLE_TIMEOUT_S
@@ -89,19 +89,6 @@ def unvisited(parameter: T) -> T:
     return cast("T", quote(parameter))
 
 
-def read_split(source: MetadataConfig) -> CaptionedClips:
-    """The clips and captions that a metadata file names.
-
-    Raises:
-        DatasetError: no metadata was given, or it is wrong.
-    """
-    if source.metadata is None:
-        raise DatasetError(
-            "no metadata: got nothing, expected a caption file. Give its path or URL as --metadata."
-        )
-    return read_clotho(source.metadata, audio_root=source.audio_root, split=source.split)
-
-
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
@@ -113,7 +100,7 @@ def plan_embedding(
     source: MetadataConfig, cache_url: str, encoders: EncodersConfig, cache: CacheConfig
 ) -> SplitPlan:
     """Read a split and find out what its cache still lacks."""
-    clips = read_split(source)
+    clips = read_metadata(source)
     run = flow_run.get_id() or ""
     plan = plan_cache(
         Folder(cache_url),

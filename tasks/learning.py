@@ -14,12 +14,15 @@ from e2i.report.scores import Metrics, metrics_of, score_record, write_score_rec
 from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
 from e2i.store_layout import join_url, split_url
+from e2i.tracking.config import TrackingConfig
+from e2i.tracking.tracker import tracked
 from e2i.training.config import TrainingConfig
 from e2i.training.evaluate import evaluate_checkpoint
 from e2i.training.train import EpochRecord, train_heads
 from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
+from tasks.tracking import epoch_values, flow_run_tracker, score_values
 
 NO_CHECKPOINT = "none"
 
@@ -77,6 +80,7 @@ def train(
     checkpoint_name: str,
     heads: HeadsConfig,
     training: TrainingConfig,
+    tracking: TrackingConfig,
 ) -> Trained:
     """Train on caches, choose the epoch on another, store the checkpoint."""
     caches = [open_cache(Folder(url)).load() for url in cache_urls]
@@ -91,9 +95,20 @@ def train(
                 "No validation cache beside %s: clips are held out", cache_urls[0]
             )
     name = "train projection heads"
-    with Stage(name, training.epochs, "epochs") as stage:
+    settings = {
+        "caches": cache_urls,
+        "heads": heads.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
+        "audio_fingerprint": caches[0].audio_fingerprint,
+        "text_fingerprint": caches[0].text_fingerprint,
+    }
+    with (
+        tracked(flow_run_tracker("train", tracking), settings) as tracker,
+        Stage(name, training.epochs, "epochs") as stage,
+    ):
 
         def on_epoch(epoch: EpochRecord) -> None:
+            tracker.log(epoch_values(epoch), epoch.epoch)
             progress_sink().advance(name, 1)
             get_run_logger().info(
                 "epoch %d of %d: loss %.4f, validation %s %.4f",
@@ -108,6 +123,7 @@ def train(
         best = trained.best
         value = best.metrics[training.selection_metric]
         kept = f"epoch {best.epoch} of {training.epochs} kept"
+        tracker.summary({"best_epoch": best.epoch, **epoch_values(best)})
         stage.outcome = f"{kept}, validation {training.selection_metric} {value:.3f}"
     save_checkpoint(Folder(output_url), checkpoint_name, trained.checkpoint)
     return Trained(
@@ -140,6 +156,7 @@ def evaluate(
     cache_url: str,
     checkpoint_url: str,
     evaluation: EvaluationConfig,
+    tracking: TrackingConfig,
     batch_size: int = 1024,
     device: str = "auto",
     allow_seen: bool = False,
@@ -151,7 +168,17 @@ def evaluate(
     if checkpoint_url != NO_CHECKPOINT:
         folder_url, checkpoint_name = split_url(checkpoint_url)
         checkpoint = load_checkpoint(Folder(folder_url), checkpoint_name)
-    with Stage("evaluate retrieval", len(cache.caption_ids), "captions") as stage:
+    settings = {
+        "cache": cache.url,
+        "checkpoint": checkpoint_url,
+        "evaluation": evaluation.model_dump(mode="json"),
+        "audio_fingerprint": cache.audio_fingerprint,
+        "text_fingerprint": cache.text_fingerprint,
+    }
+    with (
+        tracked(flow_run_tracker("eval", tracking), settings) as tracker,
+        Stage("evaluate retrieval", len(cache.caption_ids), "captions") as stage,
+    ):
         result = evaluate_checkpoint(
             checkpoint,
             cache,
@@ -162,7 +189,8 @@ def evaluate(
         )
         scored = result.retrieval
         stage.outcome = f"{scored.num_captions} captions against {scored.num_clips} clips"
-    metrics = metrics_of(result)
+        metrics = metrics_of(result)
+        tracker.summary(score_values(metrics, cache.split))
     scores_artifact(metrics, cache.dataset, cache.split, result.notes)
     report_url = ""
     if reports_url:

@@ -10,17 +10,17 @@ from prefect import get_run_logger, task
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.reader import open_cache
 from e2i.datasets.config import MetadataConfig
+from e2i.datasets.tabular import read_metadata
 from e2i.errors import E2IError, is_transient
 from e2i.heads.checkpoint import load_checkpoint
+from e2i.report import html
 from e2i.report.config import ReportConfig
 from e2i.report.content import ReportOrigin, ScoredModel, report_content
-from e2i.report.html import write_report
 from e2i.report.queries import LoadRecording
 from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
 from e2i.store_layout import join_url, split_url
 from e2i.training.evaluate import evaluate_checkpoint
-from tasks.embedding import read_split
 from tasks.learning import NO_CHECKPOINT
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
@@ -49,7 +49,7 @@ class ReportedModel:
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
-def write_report_task(
+def write_report(
     cache_url: str,
     models: Sequence[ReportedModel],
     reports_url: str,
@@ -83,7 +83,7 @@ def write_report_task(
             load_recording=_recordings_of(source) if source is not None else None,
             device=device,
         )
-        location = write_report(Folder(reports_url), embeddings.split, content)
+        location = html.write_report(Folder(reports_url), embeddings.split, content)
         stage.outcome = location
     return location
 
@@ -110,7 +110,7 @@ def _scored(
 
 def _recordings_of(source: MetadataConfig) -> LoadRecording:
     """Reads the recordings of a split; one that cannot be had is left out, an outage is not."""
-    clips = read_split(source)
+    clips = read_metadata(source)
     root = Folder(clips.audio_root_url)
     names = {clip.clip_id: clip.audio_name for clip in clips.clips}
 

@@ -13,7 +13,15 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from e2i.errors import AudioError, AudioNotFoundError, E2IError, StorageNotFoundError, is_transient
+from e2i.datasets.audio_root import resolve_audio_name
+from e2i.errors import (
+    AudioError,
+    AudioNotFoundError,
+    DatasetError,
+    E2IError,
+    StorageNotFoundError,
+    is_transient,
+)
 from e2i.storage import FileInfo, Folder
 
 READERS = 8
@@ -118,11 +126,15 @@ def _no_recording(audio_root: Folder, name: str) -> AudioNotFoundError:
 
 
 def check_below_root(audio_root: Folder, name: str) -> None:
-    """Refuse a link that leads out of a local audio root.
+    """Refuse a name that leads out of the audio root, or a link that does so on the local disk.
 
     Raises:
         AudioError: it does.
     """
+    try:
+        resolve_audio_name(name, audio_root.url)
+    except DatasetError as error:
+        raise AudioError(str(error)) from error
     if audio_root.local_path is None:
         return
     root = os.path.realpath(audio_root.local_path)

@@ -12,6 +12,30 @@ import re
 from e2i.errors import DatasetError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CREDENTIALS = re.compile(rf"({_URL.pattern})[^/]*@")
+
+
+def audio_name_in(audio: str, root_url: str) -> str:
+    """The name that a clip's recording is read by.
+
+    Args:
+        audio: as the metadata has it.
+        root_url: the root, an absolute path or a URL.
+
+    Returns:
+        The name relative to the root; of what lies elsewhere, what the metadata has. Reading that
+        is refused, and costs this clip alone.
+
+    Raises:
+        DatasetError: it names no recording at all, or holds credentials, which would be stored.
+    """
+    try:
+        return resolve_audio_name(audio, root_url)
+    except DatasetError:
+        leads_out = ".." in audio.split("/") or audio.startswith("/") or _URL.match(audio)
+        if not leads_out or audio.endswith("/") or "\0" in audio or _CREDENTIALS.match(audio):
+            raise
+        return audio
 
 
 def resolve_audio_name(audio: str, root_url: str) -> str:
@@ -55,7 +79,8 @@ def _comparable(location: str) -> str:
 
 
 def _refused(audio: str, wrong: str, expected: str) -> DatasetError:
-    shown = audio if len(audio) <= 200 else audio[:200] + "..."
+    shown = _CREDENTIALS.sub(r"\1***@", audio)
+    shown = shown if len(shown) <= 200 else shown[:200] + "..."
     return DatasetError(
         f"audio name {wrong}: got {shown!r}, expected {expected}. Correct the name, or give the "
         "folder of the recordings as --audio-root."

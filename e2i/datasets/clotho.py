@@ -3,13 +3,10 @@
 Conventions: rows are counted without the header, from 1, blank lines left out; a message also gives
 the line where the row starts. What is decided here:
 
-- Text is UTF-8, with or without a byte order mark (Clotho's caption files are ASCII). Another
-  encoding is an error, not a guess: read wrongly it would change captions without a word.
 - Any number of caption columns; a caption keeps its column's number. An empty cell is no caption.
   Columns that have nothing to do with captions are passed over.
 - A row that has more or fewer cells than the header is wrong: it is what an unquoted comma or a
   file cut short looks like.
-- Faults of rows come together, the first ten of them.
 
 Source: K. Drossos, S. Lipping, T. Virtanen, "Clotho: an audio captioning dataset", ICASSP 2020;
 Zenodo record 4783391.
@@ -22,22 +19,15 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from e2i.clips import Caption, CaptionedClips, Clip
-from e2i.datasets.audio_root import resolve_audio_name
-from e2i.errors import DatasetError, DatasetNotFoundError, StorageNotFoundError
+from e2i.datasets.audio_root import audio_name_in
+from e2i.datasets.metadata_file import collected, read_metadata_file, split_named_in
+from e2i.errors import DatasetError
 from e2i.storage import Folder
 
-SPLITS = ("development", "validation", "evaluation")
-ALL = "all"
-"""The split of metadata whose name tells none."""
-CSV_FOLDER = "clotho_csv_files"
-AUDIO_FOLDER = "clotho_audio_files"
-
-_SHOWN_FAULTS = 10
+_SHOWN_COLUMNS = 10
 _CAPTION_COLUMN = re.compile(r"caption_([1-9][0-9]*)")
-_SPLIT_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 
 
 def read_clotho(
@@ -68,61 +58,17 @@ def read_clotho(
         DatasetError: it is not CSV, not UTF-8, has no rows or not the columns, or rows are wrong.
         StorageError: it cannot be read.
     """
-    parent, name = _split_location(metadata)
-    folder = Folder(parent)
-    source = f"{folder.url}{'' if folder.url.endswith('/') else '/'}{name}"
-    try:
-        data = folder.read(name)
-    except (StorageNotFoundError, IsADirectoryError) as error:
-        raise DatasetNotFoundError(
-            f"metadata not found: got {source}, expected a caption file. Correct --metadata."
-        ) from error
-    split = split or split_named_in(name)
-    root = audio_root or _default_audio_root(parent, folder.url, split)
+    file = read_metadata_file(metadata)
+    split = split or split_named_in(file.name)
+    root = audio_root or file.default_audio_root(split)
     shown_root = Folder(root).url
     return CaptionedClips(
-        dataset=dataset or _default_dataset(folder.url, name),
+        dataset=dataset or file.default_dataset,
         split=split,
         audio_root_url=root if "://" in root else shown_root,
-        clips=_parse(data, source, shown_root),
-        source=source,
+        clips=_parse(file.text("CSV"), file.source, shown_root),
+        source=file.source,
     )
-
-
-def split_named_in(file_name: str) -> str:
-    """The split that a file's name holds as a word, or `all` if it holds none or several."""
-    found = set(_SPLIT_NAME.findall(file_name.lower()))
-    return found.pop() if len(found) == 1 else ALL
-
-
-def _split_location(metadata: str) -> tuple[str, str]:
-    """Folder and name of a path or URL."""
-    scheme, is_url, rest = metadata.partition("://")
-    head, _, name = rest.rpartition("/") if is_url else ("", "", Path(metadata).name)
-    if not name:
-        raise DatasetError(
-            f"metadata is a folder: got {metadata!r}, expected a caption file. Give the CSV file "
-            "in it as --metadata."
-        )
-    return (f"{scheme}://{head}", name) if is_url else (str(Path(metadata).parent), name)
-
-
-def _default_audio_root(parent: str, url: str, split: str) -> str:
-    if _last_part(url) != CSV_FOLDER or split == ALL:
-        return parent
-    # Taken from the location as given: it may hold the credentials to read with.
-    above = parent if "://" in parent else url
-    return f"{above.rstrip('/').rpartition('/')[0]}/{AUDIO_FOLDER}/{split}"
-
-
-def _default_dataset(url: str, name: str) -> str:
-    above = url.rstrip("/").rpartition("/")[0]
-    holder = above if _last_part(url) == CSV_FOLDER else url
-    return _last_part(holder) or Path(name).stem
-
-
-def _last_part(url: str) -> str:
-    return url.partition("://")[2].rpartition("/")[2] if "://" in url else Path(url).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +81,8 @@ class _Row:
         return f"row {self.number} (line {self.line})"
 
 
-def _parse(data: bytes, source: str, root_url: str) -> tuple[Clip, ...]:
-    rows = _rows(_decode(data, source), source)
+def _parse(text: str, source: str, root_url: str) -> tuple[Clip, ...]:
+    rows = _rows(text, source)
     header = next(rows, None)
     if header is None:
         raise DatasetError(
@@ -161,39 +107,13 @@ def _parse(data: bytes, source: str, root_url: str) -> tuple[Clip, ...]:
             continue
         clips.append(clip)
     if faults:
-        raise _collected(faults, source)
+        raise collected(faults, source)
     if not clips:
         raise DatasetError(
             f"metadata {source} holds no clips: got a header and 0 rows, expected at least 1. "
             "Fetch the file again."
         )
     return tuple(clips)
-
-
-def _decode(data: bytes, source: str) -> str:
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise DatasetError(
-            f"metadata {source} is not UTF-8: got UTF-16, expected UTF-8. Save it as UTF-8, e.g. "
-            "with `iconv -f UTF-16 -t UTF-8`."
-        )
-    if (position := data.find(b"\0")) >= 0:
-        raise DatasetError(
-            f"metadata {source} is not text: got a NUL byte in line {_line(data, position)} (byte "
-            f"{position:,}), expected CSV in UTF-8. Check that it is the caption file."
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"metadata {source} is not UTF-8: got byte 0x{data[error.start]:02x} in line "
-            f"{_line(data, error.start)} (byte {error.start:,}), expected UTF-8. Save it as UTF-8, "
-            "e.g. with `iconv -f ISO-8859-1 -t UTF-8` if that is what it is."
-        ) from error
-
-
-def _line(data: bytes, position: int) -> int:
-    before = data[:position].replace(b"\r\n", b"\n")
-    return before.count(b"\n") + before.count(b"\r") + 1
 
 
 def _rows(text: str, source: str) -> Iterator[_Row]:
@@ -253,7 +173,7 @@ class _Columns:
             wrong = f"caption column {unread[0]!r}"
         else:
             return cls(len(names), names.index("file_name"), tuple(captions))
-        shown = ", ".join(repr(name[:40]) for name in names[:_SHOWN_FAULTS])
+        shown = ", ".join(repr(name[:40]) for name in names[:_SHOWN_COLUMNS])
         raise DatasetError(
             f"metadata {source} has not the columns of Clotho's form: got {wrong} (columns: "
             f"{shown}), expected file_name, caption_1, caption_2, ..., each once and separated by "
@@ -272,7 +192,7 @@ class _Columns:
                 "header. Put captions with commas in double quotes, or complete the row."
             )
         clip_id = row.cells[self.file_name]
-        audio_name = resolve_audio_name(clip_id, root_url)
+        audio_name = audio_name_in(clip_id, root_url)
         captions = tuple(
             Caption(f"{clip_id}#{number}", clip_id, row.cells[index])
             for number, index in self.captions
@@ -284,12 +204,3 @@ class _Columns:
                 "caption. Add one, or remove the row."
             )
         return Clip(clip_id, audio_name, captions, row.number)
-
-
-def _collected(faults: list[str], source: str) -> DatasetError:
-    more = len(faults) - _SHOWN_FAULTS
-    lines = [f"metadata {source} has {len(faults):,} wrong row{'s' * (len(faults) > 1)}:"]
-    lines += [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
-    if more > 0:
-        lines.append(f"  ... and {more:,} more.")
-    return DatasetError("\n".join(lines))

@@ -34,11 +34,11 @@ from types import TracebackType
 from typing import Self
 
 from e2i.datasets.archives import Member, holds_all, move_into, read_members, unpack
-from e2i.datasets.clotho import AUDIO_FOLDER, CSV_FOLDER
 from e2i.datasets.clotho_record import CLOTHO, ArchiveRecord, RecordFile, with_checksums
 from e2i.datasets.disk_space import require_space
 from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.download_state import DownloadState, locked
+from e2i.datasets.metadata_file import AUDIO_FOLDER, CSV_FOLDER
 from e2i.datasets.part_file import drop_part, part_size_bytes
 from e2i.datasets.web_folder import StoppedError, WebFolder
 from e2i.errors import ConfigError, StorageError

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from e2i.datasets.clotho import AUDIO_FOLDER, CSV_FOLDER, read_clotho
+from e2i.datasets.clotho import read_clotho
 from e2i.datasets.download_config import DownloadConfig
+from e2i.datasets.metadata_file import AUDIO_FOLDER, CSV_FOLDER
 from e2i.storage import Folder
 
 

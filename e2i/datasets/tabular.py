@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from e2i.clips import Caption, CaptionedClips, Clip
-from e2i.datasets.audio_root import resolve_audio_name
+from e2i.datasets.audio_root import audio_name_in
 from e2i.datasets.clotho import read_clotho
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.json_entries import (
@@ -127,9 +127,9 @@ def _clips(entries: Iterable[Entry], keys: _Keys, root_url: str, source: str) ->
             continue
         if (first := seen.setdefault(clip_id, entry)) is not entry:
             faults.append(
-                f"{entry}: {keys.clip_id} stands twice: got {clip_id!r} here and in {first}, "
-                f"expected each once. Several captions of a clip go into a list under {keys.text}, "
-                "or into entries with ids of their own."
+                f"{entry}: {keys.clip_id!r} stands twice: got {clip_id!r} here and in {first}, "
+                "expected each once. Put several captions of a clip into a list under "
+                f"{keys.text!r}, or into entries with ids of their own."
             )
             continue
         recording = recordings.setdefault(audio_name, _Recording(clip_id, entry.number))
@@ -174,7 +174,7 @@ class _Keys:
         self._check_keys(value)
         self._check_sample_rate(value)
         clip_id = self._clip_id(value)
-        return clip_id, resolve_audio_name(self._audio(value), root_url), self._texts(value)
+        return clip_id, audio_name_in(self._audio(value), root_url), self._texts(value)
 
     def _check_keys(self, entry: JsonObject) -> None:
         wanted = {"--id-key": self.clip_id, "--audio-key": self.audio, "--text-key": self.text}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2i.datasets.audio_root import resolve_audio_name
+from e2i.datasets.audio_root import audio_name_in, resolve_audio_name
 from e2i.errors import DatasetError
 
 
@@ -73,3 +73,20 @@ def test_no_name_leaves_the_root(audio: str, root: str) -> None:
     assert name
     assert all(part not in {"", ".", ".."} for part in name.split("/"))
     assert resolve_audio_name(name, root) == name
+
+
+@pytest.mark.parametrize("audio", ["../a.wav", "/etc/a.wav", "s3://other/a.wav", "a/../b.wav"])
+def test_what_leads_out_is_kept_as_it_stands(audio: str) -> None:
+    assert audio_name_in(audio, "s3://bucket/audio") == audio
+
+
+@pytest.mark.parametrize("audio", ["", " ", "b/", "../b/", "a\0.wav", "../a\0.wav", "."])
+def test_what_names_no_recording_is_not_kept(audio: str) -> None:
+    with pytest.raises(DatasetError):
+        audio_name_in(audio, "/data/audio")
+
+
+def test_credentials_are_neither_kept_nor_shown() -> None:
+    with pytest.raises(DatasetError, match=r"got 's3://\*\*\*@bucket/a.wav'") as raised:
+        audio_name_in("s3://key:sesame@bucket/a.wav", "s3://bucket/audio")
+    assert "sesame" not in str(raised.value)

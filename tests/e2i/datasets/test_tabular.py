@@ -121,6 +121,14 @@ def test_the_root_and_what_lies_below_it(tmp_path: Path) -> None:
     assert clips.audio_root_url == str(root)
 
 
+@pytest.mark.parametrize("name", ["../a.wav", "x/../../a.wav", "/etc/a.wav", "s3://else/a.wav"])
+def test_a_name_that_leads_out_of_the_root_is_kept_for_reading_to_refuse(
+    tmp_path: Path, name: str
+) -> None:
+    clips = read(tmp_path, [entry("a", audio=name), entry("b")]).clips
+    assert [clip.audio_name for clip in clips] == [name, "b.wav"]
+
+
 def test_metadata_and_recordings_by_url() -> None:
     folder = Folder("memory://tabular-tests/birds")
     row = entry("a", audio="memory://tabular-tests/sounds/x/a.wav")
@@ -247,9 +255,6 @@ WRONG_ENTRIES = [
     ([entry(audio=5)], "wrong value under 'audio': got the number 5, expected the path or URL of"),
     ([entry(audio=[0.1, 0.2])], "wrong value under 'audio': got a list"),
     ([entry(audio={"bytes": "UklG"})], "wrong value under 'audio': got null, expected the path"),
-    ([entry(audio="../a.wav")], "audio name has '..' in it: got '../a.wav', expected a name below"),
-    ([entry(audio="/etc/a.wav")], "audio name lies outside the audio root: got '/etc/a.wav'"),
-    ([entry(audio="s3://else/a.wav")], "audio name lies outside the audio root"),
     ([entry(audio="")], "audio name names no recording"),
     ([entry(text=None)], "wrong value under 'text': got null, expected a string or a list of"),
     ([entry(text={"en": "x"})], "wrong value under 'text': got an object"),
@@ -269,11 +274,11 @@ WRONG_ENTRIES = [
     ([entry(sample_rate=True)], "got true"),
     (
         [entry("a"), entry("b"), entry("a", audio="c.wav")],
-        "entry 3: id stands twice: got 'a' here ",
+        "entry 3: 'id' stands twice: got 'a' here ",
     ),
     (
         [entry(1), entry("1", audio="c.wav")],
-        "entry 2: id stands twice: got '1' here and in entry 1",
+        "entry 2: 'id' stands twice: got '1' here and in entry 1",
     ),
 ]
 
