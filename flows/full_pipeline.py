@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prefect import flow
 
 from e2i.cache.config import CacheConfig
@@ -11,12 +13,20 @@ from e2i.datasets.soundscapes.config import SPLITS, SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
+from e2i.report.scores import Metrics
 from e2i.retrieval.config import EvaluationConfig
 from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.caching import CHUNK_RUNNER, embed_split, render_cache
-from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, DatasetName
+from flows.parameters import (
+    CHECKPOINT_NAME,
+    CNN_HEADS,
+    CNN_TRAINING,
+    DATA_ROOT,
+    VISION_CHECKPOINT_NAME,
+    DatasetName,
+)
 from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary
 from tasks.datasets import generate_dataset
@@ -24,6 +34,29 @@ from tasks.downloading import complete_dataset
 from tasks.learning import evaluate, train
 from tasks.rendering import draw_sheet
 from tasks.reports import ReportedModel, write_report
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train heads.
+
+    Attributes:
+        name: for people.
+        label: told apart by it in names of task runs, metrics and files; empty for the first.
+        checkpoint_name: file of its checkpoint.
+        heads: what they look like.
+        training: how they are trained.
+    """
+
+    name: str
+    label: str
+    checkpoint_name: str
+    heads: HeadsConfig
+    training: TrainingConfig
+
+    def key(self, name: str) -> str:
+        """The name of a metric or location of this arm."""
+        return f"{self.label}_{name}" if self.label else name
 
 
 @flow(
@@ -42,6 +75,9 @@ def full_pipeline(
     images: ImagesConfig = ImagesConfig(),
     heads: HeadsConfig = HeadsConfig(),
     training: TrainingConfig = TrainingConfig(),
+    vision_arm: bool = False,
+    vision_heads: HeadsConfig = CNN_HEADS,
+    vision_training: TrainingConfig = CNN_TRAINING,
     evaluation: EvaluationConfig = EvaluationConfig(),
     tracking: TrackingConfig = TrackingConfig(log_dir=""),
 ) -> RunSummary:
@@ -58,6 +94,9 @@ def full_pipeline(
         images: How embeddings become pseudo-images.
         heads: What the projection heads look like.
         training: How they are trained.
+        vision_arm: Train a CNN on the pseudo-images as well, and score both.
+        vision_heads: What the CNN's heads look like.
+        vision_training: How they are trained.
         evaluation: How retrieval is evaluated.
         tracking: Where the run is logged; by default below the store.
     """
@@ -75,26 +114,42 @@ def full_pipeline(
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     sheet_url = draw_sheet(evaluation_cache, images)
-    trained = train(
-        [development],
-        layout.cache_url("validation"),
-        layout.checkpoints_url,
-        CHECKPOINT_NAME,
-        heads,
-        training,
-        tracking,
-    )
-    scores = evaluate(
-        evaluation_cache,
-        trained.checkpoint_url,
-        evaluation,
-        tracking,
-        device=training.device,
-        reports_url=layout.reports_url,
-    )
+    arms = [Arm("MLP", "", CHECKPOINT_NAME, heads, training)]
+    if vision_arm:
+        arms.append(Arm("CNN", "vision", VISION_CHECKPOINT_NAME, vision_heads, vision_training))
+    models: list[ReportedModel] = []
+    metrics: Metrics = {}
+    for arm in arms:
+        trained = train(
+            [development],
+            layout.cache_url("validation"),
+            layout.checkpoints_url,
+            arm.checkpoint_name,
+            arm.heads,
+            arm.training,
+            tracking,
+            arm.label,
+        )
+        scores = evaluate(
+            evaluation_cache,
+            trained.checkpoint_url,
+            evaluation,
+            tracking,
+            device=arm.training.device,
+            reports_url=layout.reports_url,
+            label=arm.label,
+        )
+        models.append(ReportedModel(arm.name, trained.checkpoint_url))
+        metrics |= {arm.key(name): score for name, score in scores.metrics.items()}
+        record.locations |= {
+            arm.key("checkpoint"): trained.checkpoint_url,
+            arm.key("scores"): scores.report_url,
+        }
+        record.notes += [f"{arm.name}: {note}" for note in trained.notes]
+    record.notes += scores.notes
     report_url = write_report(
         evaluation_cache,
-        [ReportedModel("MLP", trained.checkpoint_url)],
+        models,
         layout.reports_url,
         evaluation,
         source=MetadataConfig(
@@ -103,15 +158,12 @@ def full_pipeline(
         device=training.device,
         date=started_at(),
     )
-    record.notes += [*trained.notes, *scores.notes]
     record.locations |= {
         "data": data_url,
         "cache": layout.embeddings_url,
         "images": join_url(evaluation_cache, images.images_dir),
         "sheet": sheet_url,
-        "checkpoint": trained.checkpoint_url,
         "report": report_url,
-        "scores": scores.report_url,
         "logs": tracking.log_dir,
     }
-    return record.summary(metrics=scores.metrics)
+    return record.summary(metrics=metrics)

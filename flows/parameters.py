@@ -32,6 +32,12 @@ DatasetName = Literal["clotho", "soundscapes"]
 _Bare = tyro.conf.arg(name="")
 
 CHECKPOINT_NAME = "projection_heads.safetensors"
+VISION_CHECKPOINT_NAME = "projection_heads_vision.safetensors"
+
+
+CNN_HEADS = HeadsConfig(input_type="vision", vision_image_size="native", dropout=0.3)
+CNN_TRAINING = TrainingConfig(epochs=8, batch_size=128, lr=1e-3, weight_decay=0.05)
+"""Chosen on the validation split of the generated data set."""
 
 
 class PipelineParameters(Configuration):
@@ -55,6 +61,11 @@ class PipelineParameters(Configuration):
     images: Annotated[ImagesConfig, _Bare] = ImagesConfig()
     heads: HeadsConfig = HeadsConfig()
     training: TrainingConfig = TrainingConfig()
+    vision_arm: bool = Field(
+        False, description="Train a CNN on the pseudo-images as well, and score both."
+    )
+    vision_heads: HeadsConfig = CNN_HEADS
+    vision_training: TrainingConfig = CNN_TRAINING
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
 
@@ -64,6 +75,7 @@ DEMO = PipelineParameters(
     dataset="soundscapes",
     encoders=EncodersConfig(audio_encoder="logmel", text_encoder="hashing"),
     images=ImagesConfig(image_size="native"),
+    vision_arm=True,
 )
 """The same pipeline on generated data, offline, with nothing to configure."""
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
+VISION = "vision_"
+"""Metrics of the CNN on pseudo-images start with it, where both heads are scored."""
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -40,8 +43,17 @@ class RunSummary:
 
 def print_summary(summary: RunSummary, out: TextIO) -> None:
     """The outcome for a person: scores first, then counts and locations."""
-    if summary.metrics:
-        out.write("\n" + scores_as_text(summary.metrics) + "\n")
+    vision = {
+        name.removeprefix(VISION): score
+        for name, score in summary.metrics.items()
+        if name.startswith(VISION)
+    }
+    plain = {n: score for n, score in summary.metrics.items() if not n.startswith(VISION)}
+    if vision:
+        out.write("\nMLP on embeddings\n" + scores_as_text(plain) + "\n")
+        out.write("\nCNN on pseudo-images\n" + scores_as_text(vision) + "\n\n")
+    elif plain:
+        out.write("\n" + scores_as_text(plain) + "\n\n")
     for note in summary.notes:
         out.write(f"{note}\n")
     if summary.counts:
@@ -76,21 +88,6 @@ def scores_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
-
-
-def scores_as_markdown_rows(
-    metrics: Mapping[str, Mapping[str, float | None]],
-) -> list[dict[str, str]]:
-    """Scores as rows of a table artifact."""
-    return [
-        {
-            "metric": name,
-            "value": _number(name, score["value"]),
-            "95 % interval": _interval(name, score),
-            "chance": _number(name, score["chance"]),
-        }
-        for name, score in metrics.items()
-    ]
 
 
 def _number(name: str, value: float | None) -> str:

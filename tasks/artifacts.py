@@ -22,6 +22,7 @@ def scores_artifact(
     dataset: str,
     split: str,
     notes: Sequence[str],
+    label: str = "",
 ) -> None:
     """Show scores as a table: value, interval, chance."""
     rows = [
@@ -34,7 +35,9 @@ def scores_artifact(
     description = " ".join(
         [f"Retrieval on {dataset} {split}; low and high: 95 % interval.", *notes]
     )
-    create_table_artifact(table=rows, key=artifact_key("scores", split), description=description)
+    create_table_artifact(
+        table=rows, key=artifact_key("scores", split, label), description=description
+    )
 
 
 def sheet_artifact(png: bytes, dataset: str, split: str) -> None:

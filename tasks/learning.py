@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
+from prefect.runtime import task_run
 
 from e2i.cache.reader import open_cache
 from e2i.errors import CacheNotFoundError
@@ -18,6 +19,7 @@ from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import tracked
 from e2i.training.config import TrainingConfig
 from e2i.training.evaluate import evaluate_checkpoint
+from e2i.training.pseudo_images import stored_images_of
 from e2i.training.train import EpochRecord, train_heads
 from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
@@ -61,6 +63,21 @@ class Scored:
     report_url: str
 
 
+def name_of_training() -> str:
+    """Name of a training's task run."""
+    return _labelled("train-projection")
+
+
+def name_of_evaluation() -> str:
+    """Name of an evaluation's task run."""
+    return _labelled("eval-projection")
+
+
+def _labelled(name: str) -> str:
+    label = task_run.get_parameters().get("label")
+    return f"{name}-{label}" if label else name
+
+
 def beside(cache_url: str, split: str) -> str:
     """The cache of another split, in the folder that this one lies in."""
     return join_url(split_url(cache_url)[0], split)
@@ -68,7 +85,7 @@ def beside(cache_url: str, split: str) -> str:
 
 @task(
     name="train-projection",
-    task_run_name="train-projection",
+    task_run_name=name_of_training,
     tags=["train"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
@@ -81,20 +98,22 @@ def train(
     heads: HeadsConfig,
     training: TrainingConfig,
     tracking: TrackingConfig,
+    label: str = "",
 ) -> Trained:
     """Train on caches, choose the epoch on another, store the checkpoint."""
     caches = [open_cache(Folder(url)).load() for url in cache_urls]
+    selection_url = val_cache_url or beside(cache_urls[0], "validation")
     validation = None
     if val_cache_url:
         validation = open_cache(Folder(val_cache_url)).load()
     elif len(caches) == 1 and caches[0].split != "validation":
         try:
-            validation = open_cache(Folder(beside(cache_urls[0], "validation"))).load()
+            validation = open_cache(Folder(selection_url)).load()
         except CacheNotFoundError:
             get_run_logger().info(
                 "No validation cache beside %s: clips are held out", cache_urls[0]
             )
-    name = "train projection heads"
+    name = f"train {label} projection heads" if label else "train projection heads"
     settings = {
         "caches": cache_urls,
         "heads": heads.model_dump(mode="json"),
@@ -119,7 +138,8 @@ def train(
                 epoch.metrics[training.selection_metric],
             )
 
-        trained = train_heads(caches, validation, heads, training, on_epoch)
+        stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
+        trained = train_heads(caches, validation, heads, training, on_epoch, load_stored=stored)
         best = trained.best
         value = best.metrics[training.selection_metric]
         kept = f"epoch {best.epoch} of {training.epochs} kept"
@@ -147,7 +167,7 @@ def train(
 
 @task(
     name="eval-projection",
-    task_run_name="eval-projection",
+    task_run_name=name_of_evaluation,
     tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
@@ -161,13 +181,16 @@ def evaluate(
     device: str = "auto",
     allow_seen: bool = False,
     reports_url: str = "",
+    label: str = "",
 ) -> Scored:
     """Score a checkpoint on a cache; store the scores where a folder for reports is given."""
-    cache = open_cache(Folder(cache_url)).load()
+    folder = Folder(cache_url)
+    cache = open_cache(folder).load()
     checkpoint: Checkpoint | None = None
     if checkpoint_url != NO_CHECKPOINT:
         folder_url, checkpoint_name = split_url(checkpoint_url)
         checkpoint = load_checkpoint(Folder(folder_url), checkpoint_name)
+    stage_name = f"evaluate {label} retrieval" if label else "evaluate retrieval"
     settings = {
         "cache": cache.url,
         "checkpoint": checkpoint_url,
@@ -177,7 +200,7 @@ def evaluate(
     }
     with (
         tracked(flow_run_tracker("eval", tracking), settings) as tracker,
-        Stage("evaluate retrieval", len(cache.caption_ids), "captions") as stage,
+        Stage(stage_name, len(cache.caption_ids), "captions") as stage,
     ):
         result = evaluate_checkpoint(
             checkpoint,
@@ -186,16 +209,18 @@ def evaluate(
             allow_seen=allow_seen,
             batch_size=batch_size,
             device=device,
+            load_stored=stored_images_of(folder),
         )
         scored = result.retrieval
         stage.outcome = f"{scored.num_captions} captions against {scored.num_clips} clips"
         metrics = metrics_of(result)
         tracker.summary(score_values(metrics, cache.split))
-    scores_artifact(metrics, cache.dataset, cache.split, result.notes)
+    scores_artifact(metrics, cache.dataset, cache.split, result.notes, label)
     report_url = ""
     if reports_url:
+        name = f"{cache.split}_{label}" if label else cache.split
         record = score_record(result, cache, checkpoint, checkpoint_url, evaluation)
-        report_url = write_score_record(Folder(reports_url), f"{cache.split}.json", record)
+        report_url = write_score_record(Folder(reports_url), f"{name}.json", record)
     return Scored(
         metrics=metrics,
         counts={"clips": scored.num_clips, "captions": scored.num_captions},
