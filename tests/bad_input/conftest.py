@@ -20,6 +20,7 @@ import flows.learning
 import tasks.embedding
 import tasks.learning
 import tasks.progress
+import tasks.tracking
 from e2i.configuration import Configuration
 from flows import command_line, execution
 from flows.preflight import check_call
@@ -48,13 +49,14 @@ def _end(code: int) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _plain() -> Iterator[None]:
+def _plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tasks without Prefect, and a program that does not end the process."""
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working-directory"))
         patch.setattr(execution, "_run", _run_without_prefect)
         patch.setattr("os._exit", _end)
-        for module in (tasks.embedding, tasks.learning, tasks.progress):
+        for module in (tasks.embedding, tasks.learning, tasks.progress, tasks.tracking):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("bad input"))
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
         patch.setattr(tasks.learning, "scores_artifact", lambda *_: None)
