@@ -51,7 +51,7 @@ setup: $(VENV)/.installed-runtime  ## The environment, for users
 setup-dev: $(VENV)/.installed-dev  ## The environment, with what tests need
 
 demo: setup  ## The full pipeline on generated recordings, offline (DEMO_ARGS)
-	@$(BIN)/e2i demo --store-url $(DEMO_STORE_URL) $(DEMO_ARGS)
+	@$(BIN)/e2i demo --store-url "$(DEMO_STORE_URL)" $(DEMO_ARGS)
 
 download-dataset: setup  ## Clotho into DATA_ROOT (DOWNLOAD_ARGS)
 	@$(BIN)/e2i download-dataset --data-root $(DATA_ROOT) $(DOWNLOAD_ARGS)
@@ -62,14 +62,15 @@ cache-embeddings: setup  ## Embed METADATA into CACHE_DIR (CACHE_ARGS)
 cache-images: setup  ## Pseudo-images of CACHE_DIR (IMAGES_ARGS)
 	@$(BIN)/e2i cache-images --cache-dir $(CACHE_DIR) $(IMAGES_ARGS)
 
-train-projection: setup  ## Projection heads on cached embeddings (TRAIN_ARGS)
-	@$(BIN)/e2i train-projection $(TRAIN_ARGS)
+train-projection: setup  ## Projection heads on CACHE_DIR (TRAIN_ARGS)
+	@$(BIN)/e2i train-projection --cache-dir $(CACHE_DIR) $(TRAIN_ARGS)
 
 eval-projection: setup  ## Retrieval scores of a checkpoint (EVAL_ARGS)
-	@$(BIN)/e2i eval-projection $(EVAL_ARGS)
+	@$(BIN)/e2i eval-projection --cache-dir $(DATA_ROOT)/embeddings/evaluation $(EVAL_ARGS)
 
 server: setup  ## A Prefect server in the background, on PREFECT_PORT
-	@PREFECT_API_URL=$(PREFECT_API_URL) $(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
+	@PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false \
+	  $(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
 
 stop-server: setup  ## End the server that `make server` started
 	@$(BIN)/python -m deployments.local_server stop
@@ -77,7 +78,7 @@ stop-server: setup  ## End the server that `make server` started
 deploy: setup  ## Work pool and deployments on that server
 	@$(PREFECT) work-pool inspect e2i-cpu >/dev/null 2>&1 || \
 	  $(PREFECT) --no-prompt work-pool create e2i-cpu --type process
-	@E2I_STORE_URL=$(STORE_URL) E2I_DEMO_STORE_URL=$(DEMO_STORE_URL) \
+	@E2I_STORE_URL="$(STORE_URL)" E2I_DEMO_STORE_URL="$(DEMO_STORE_URL)" \
 	  $(PREFECT) --no-prompt deploy --all
 
 worker: setup  ## A worker for the pool e2i-cpu, until Ctrl-C

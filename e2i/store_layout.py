@@ -9,21 +9,39 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2i.errors import ConfigError
+from e2i.storage.locations import join, locate
 
 
 def join_url(url: str, *names: str) -> str:
     """A location below another: `join_url("s3://bucket/a", "b")` is `s3://bucket/a/b`."""
-    return "/".join([url.rstrip("/") or "/", *names]) if names else url
+    return functools.reduce(join, names, url)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The folder and the last name of a location: `s3://bucket/a/b` is (`s3://bucket/a`, `b`)."""
-    folder, _, name = url.rstrip("/").rpartition("/")
-    return folder or "/", name
+    """The folder and the last name of a location: `s3://bucket/a/b` is (`s3://bucket/a`, `b`).
+
+    Nothing lies above a bucket: of `s3://bucket` the folder is the bucket itself.
+    """
+    scheme, is_url, rest = url.partition("://")
+    if not is_url:
+        scheme, rest = "", url
+    rest = rest.rstrip("/")
+    above, slash, name = rest.rpartition("/")
+    if not slash:
+        bucket = rest.rpartition("@")[2]
+        return (url, bucket) if is_url else (("." if name else "/"), name)
+    folder = above or "/"
+    return (f"{scheme}://{folder}" if is_url else folder), name
+
+
+def public_url(url: str) -> str:
+    """A location as it may be shown and stored: without the credentials that a URL can hold."""
+    return locate(url)[0].url if "://" in url else url
 
 
 def clotho_metadata_url(data_url: str, split: str) -> str:

@@ -81,9 +81,10 @@ class Lines:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """Remember the stage."""
+        """One line."""
         with self._lock:
             self._stages[stage] = _Counter(total, unit)
+        self._print(f"{stage}: {total:,} {unit}")
 
     def advance(self, stage: str, count: int) -> None:
         """Count, and say so now and then."""
@@ -96,7 +97,7 @@ class Lines:
             if now - counter.said < SECONDS_BETWEEN_LINES:
                 return
             counter.said = now
-            text = f"{stage}: {counter.done} of {counter.total} {counter.unit}"
+            text = f"{stage}: {counter.done:,} of {counter.total:,} {counter.unit}"
         self._print(text)
 
     def note(self, text: str) -> None:

@@ -14,6 +14,7 @@ from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
+from flows.parameters import EmbeddingImagesConfig
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.embedding import (
@@ -74,6 +75,8 @@ def cache_embeddings(
     cache_dir: str = "",
     encoders: EncodersConfig = EncodersConfig(),
     cache: CacheConfig = CacheConfig(),
+    with_images: bool = False,
+    images: EmbeddingImagesConfig = EmbeddingImagesConfig(),
 ) -> RunSummary:
     """Embed the recordings and captions of one split, once each, and store them.
 
@@ -82,11 +85,15 @@ def cache_embeddings(
         cache_dir: Folder or URL of the cache; default: embeddings/<split> below the data set.
         encoders: Which encoders, and how they run.
         cache: How embeddings are stored.
+        with_images: Fold the embeddings into pseudo-images too.
+        images: How embeddings become pseudo-images.
     """
     record = RunRecord()
     cache_url = cache_dir or default_cache_url(source)
     record.add(embed_split(source, cache_url, encoders, cache))
     record.locations["cache"] = cache_url
+    if with_images:
+        _add_images(record, cache_url, images)
     return record.summary()
 
 
@@ -104,10 +111,15 @@ def cache_images(cache_dir: str, images: ImagesConfig = ImagesConfig()) -> RunSu
         images: How embeddings become pseudo-images.
     """
     record = RunRecord()
-    record.add(render_cache(cache_dir, images))
-    record.locations |= {
-        "cache": cache_dir,
-        "images": join_url(cache_dir, images.images_dir),
-        "sheet": draw_sheet(cache_dir, images),
-    }
+    record.locations["cache"] = cache_dir
+    _add_images(record, cache_dir, images)
     return record.summary()
+
+
+def _add_images(record: RunRecord, cache_url: str, images: ImagesConfig) -> None:
+    """Render a cache's pseudo-images and draw the sheet of them."""
+    record.add(render_cache(cache_url, images))
+    record.locations |= {
+        "images": join_url(cache_url, images.images_dir),
+        "sheet": draw_sheet(cache_url, images),
+    }

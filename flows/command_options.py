@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,18 @@ _LOCATIONS = frozenset(
         "checksums",
     }
 )
+
+# A URL, or what was meant as one: never a path of the working directory.
+_URL = re.compile(r"[A-Za-z][\w+.-]*:/|.*://")
+
+_PATTERNS = {
+    "device": "auto, cpu, mps, cuda or cuda:<n>",
+    "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
+    "128 characters",
+    "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
+    "wandb_project": "1 to 128 characters without / \\ # ? % :",
+}
+"""What the patterns of options mean, by field."""
 
 
 @dataclass(frozen=True)
@@ -80,30 +96,75 @@ def parse_options(name: str, model_name: str, arguments: list[str]) -> Options:
     }
     if default is not tyro.MISSING_NONPROP:
         gather.__defaults__ = (default, OutputOptions())
+    held = _Held()
     try:
-        return tyro.cli(
-            gather,
-            prog=f"e2i {name}",
-            description=(model.__doc__ or "").strip(),
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except ValidationError as error:
-        sys.stderr.write(f"e2i {name}: {_faults(error)}\n")
+        with contextlib.redirect_stderr(held):
+            return tyro.cli(
+                gather,
+                prog=f"e2i {name}",
+                description=(model.__doc__ or "").strip(),
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except (ValidationError, SystemExit) as ended:
+        error, prefix = _cause(ended)
+        if error is None:
+            sys.stderr.write(held.getvalue())
+            raise
+        sys.stderr.write(f"e2i {name}: {_faults(error, prefix)}\n")
         sys.stderr.write(f"`e2i {name} --help` lists the options.\n")
         raise SystemExit(2) from None
 
 
-def _faults(error: ValidationError) -> str:
+class _Held(io.StringIO):
+    """What the parser says on stderr, held back: of values out of bounds we say it better."""
+
+    def isatty(self) -> bool:
+        return sys.__stderr__ is not None and sys.__stderr__.isatty()
+
+
+def _cause(ended: BaseException) -> tuple[ValidationError | None, str]:
+    """The refusal behind the end of parsing, if one is, and the prefix of the options refused.
+
+    The parser lets a refusal through, but for one by a group of options with a prefix: that one it
+    turns into an exit.
+    """
+    prefix = ""
+    error: BaseException | None = ended
+    while error is not None and not isinstance(error, ValidationError):
+        group = getattr(error, "arg", None)
+        if isinstance(group, str):
+            prefix = group.removeprefix("parameters").removeprefix(".")
+        error = error.__context__
+    return error, f"{prefix}." if prefix else ""
+
+
+def _faults(error: ValidationError, prefix: str = "") -> str:
     """All faults, one a line, with the option's name."""
+    faults: dict[str, tuple[object, list[str]]] = {}
     lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        option = ".".join(str(part).replace("_", "-") for part in fault["loc"])
+    for fault in error.errors(include_url=False):
         message = fault["msg"].removeprefix("Value error, ")
-        where = f"--{option}: " if option else ""
-        got = f": got {fault['input']!r}" if option and not isinstance(fault["input"], dict) else ""
-        lines.append(f"{where}{message[0].lower()}{message[1:]}{got}")
+        option = str(fault["loc"][0]).replace("_", "-") if fault["loc"] else ""
+        where = f"--{prefix}{option}: " if option else ""
+        if not option or ": got " in message:  # the library's own words, which are whole
+            lines.append(f"{where}{message}")
+            continue
+        # What stands behind the name tells which kind of value was tried.
+        _, rules = faults.setdefault(where, (fault["input"], []))
+        infinite = isinstance(fault["input"], float) and not math.isfinite(fault["input"])
+        rule = _rule(str(fault["loc"][0]), fault["type"], message)
+        rules.append("a finite number" if infinite else rule)
+    lines += [f"{w}got {got!r}, expected {' or '.join(r)}." for w, (got, r) in faults.items()]
     return "\n".join(lines)
+
+
+def _rule(field: str, kind: str, message: str) -> str:
+    """What is expected, of a message like "Input should be greater than 0"."""
+    if kind == "string_pattern_mismatch" and field in _PATTERNS:
+        return _PATTERNS[field]
+    rule = re.sub(r"^(Input|String|Value|Tuple) should (be |have )?", "", message)
+    return f"a number {rule}" if rule.startswith(("greater", "less")) else rule
 
 
 def _resolved(parameters: Configuration) -> Configuration:
@@ -113,7 +174,7 @@ def _resolved(parameters: Configuration) -> Configuration:
         value = getattr(parameters, name)
         if isinstance(value, Configuration):
             changes[name] = _resolved(value)
-        elif name in _LOCATIONS and isinstance(value, str) and value and "://" not in value:
+        elif name in _LOCATIONS and isinstance(value, str) and value and not _URL.match(value):
             is_none = name == "checkpoint" and value == "none"
             changes[name] = value if is_none else str(Path(value).expanduser().absolute())
     return parameters.model_copy(update=changes)

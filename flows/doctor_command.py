@@ -13,8 +13,6 @@ import shutil
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib import metadata
@@ -22,21 +20,22 @@ from pathlib import Path
 
 from e2i import doctor
 from e2i.clips import CaptionedClips
-from e2i.datasets.clotho import read_clotho
+from e2i.datasets.config import MetadataConfig
 from e2i.datasets.metadata_file import SPLITS
+from e2i.datasets.tabular import read_metadata
 from e2i.doctor import Check, Package
 from e2i.errors import DatasetError, E2IError
 from e2i.storage import Folder
 from e2i.store_layout import StoreLayout, clotho_metadata_url
 from flows.doctor_parameters import DoctorParameters
 from flows.prefect_setup import read_setup
+from flows.preflight import server_answers, without_login
 from flows.summary import RunSummary
 from tasks.wandb_environment import wandb_access
 
 LIMIT_S = 10.0
 """All checks together; comparing thousands of remote recordings takes the longest."""
 
-SERVER_LIMIT_S = 3.0
 DATASETS = ("clotho", "soundscapes")
 
 Job = Callable[[], "list[Check]"]
@@ -179,27 +178,7 @@ def _filled(path: Path) -> bool:
 
 def _server(environ: Mapping[str, str]) -> Check:
     api_url = read_setup(environ, Path.cwd()).api_url or ""
-    return doctor.check_server(_without_login(api_url), bool(api_url) and _answers(api_url))
-
-
-def _answers(api_url: str) -> bool:
-    """Whether a Prefect server is healthy; one that asks who is there is."""
-    if not api_url.startswith(("http://", "https://")):
-        return False
-    try:
-        with urllib.request.urlopen(  # noqa: S310 - checked above
-            f"{api_url.rstrip('/')}/health", timeout=SERVER_LIMIT_S
-        ):
-            return True
-    except urllib.error.HTTPError as answer:
-        answer.close()
-        return answer.code in {401, 403}
-    except (OSError, ValueError):
-        return False
-
-
-def _without_login(url: str) -> str:
-    return re.sub(r"://[^/@]*@", "://", url)
+    return doctor.check_server(without_login(api_url), bool(api_url) and server_answers(api_url))
 
 
 def _recordings(parameters: DoctorParameters) -> list[Check]:
@@ -207,9 +186,10 @@ def _recordings(parameters: DoctorParameters) -> list[Check]:
     locations = parameters.metadata or tuple(_stored_metadata(parameters.store_url))
     checks: list[Check] = []
     splits: list[CaptionedClips] = []
-    for location in dict.fromkeys(locations):
+    for location in filter(None, dict.fromkeys(locations)):
+        source = MetadataConfig(metadata=location, audio_root=parameters.audio_root or None)
         try:
-            clips = read_clotho(location, audio_root=parameters.audio_root or None)
+            clips = read_metadata(source)
         except DatasetError as error:
             checks.append(doctor.problem("metadata", error, "Correct --metadata."))
             continue

@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flows.command_line import Command
     from flows.command_options import Options, OutputOptions
 
+_OF_PREFECT = frozenset({"prefect", "httpx", "httpcore", "websockets"})
 RESUME = "What is stored stays, and the same command goes on from there."
 
 
@@ -37,7 +39,11 @@ def execute(name: str, command: Command, options: Options) -> int:
     except BaseException as error:
         if _is_termination(error):
             return _fail(name, f"ended by a signal. {RESUME}", 128 + signal.SIGTERM)
-        raise
+        if not isinstance(error, Exception):
+            raise
+        if options.output.log_level == "debug":
+            traceback.print_exception(error)
+        return _fail(name, _unforeseen(error), 1)
     summary = replace(summary, command=name)
     if options.output.json:
         sys.stdout.write(summary.as_json() + "\n")
@@ -48,7 +54,7 @@ def execute(name: str, command: Command, options: Options) -> int:
 
 def _run(command: Command, options: Options) -> RunSummary:
     """The command's flow, or the quick command itself."""
-    from flows.preflight import check_call
+    from flows.preflight import check_call, check_server
 
     check_call(options.parameters)
     if not command.needs_prefect:
@@ -58,6 +64,8 @@ def _run(command: Command, options: Options) -> RunSummary:
     from flows.private_server import ensure_server, flush_events
 
     with ensure_server() as server:
+        if not server.private:
+            check_server(server.url)
         flow = _load(command.runs)
         from flows.bars import progress_on_stderr
         from tasks.progress import install_sink
@@ -98,6 +106,23 @@ def _is_termination(error: BaseException) -> bool:
     if isinstance(error, SystemExit):
         return error.code == 128 + signal.SIGTERM
     return type(error).__name__ == "TerminationSignal"
+
+
+def _unforeseen(error: Exception) -> str:
+    """What to say of an error that is none of e2i's own: its kind decides the next step."""
+    lines = str(error).strip().splitlines()
+    got = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"out of memory: got {got}, expected room. Lower --batch-size or --chunk-size."
+    if type(error).__module__.partition(".")[0] in _OF_PREFECT:
+        return (
+            f"Prefect ended the run: got {got}, expected it to go through. Look at the flow run "
+            f"and its server. {RESUME}"
+        )
+    return (
+        f"an error that e2i did not foresee: got {got}, expected none. Report it with what "
+        f"--log-level debug shows. {RESUME}"
+    )
 
 
 def _fail(name: str, message: str, code: int) -> int:

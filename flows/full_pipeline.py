@@ -30,7 +30,7 @@ from flows.parameters import (
 from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary
 from tasks.datasets import generate_dataset
-from tasks.downloading import complete_dataset
+from tasks.downloading import download_dataset, find_lacking_splits
 from tasks.learning import evaluate, train
 from tasks.rendering import draw_sheet
 from tasks.reports import ReportedModel, write_report
@@ -105,8 +105,8 @@ def full_pipeline(
     data_url = layout.data_url(dataset)
     if dataset == "soundscapes":
         record.add(generate_dataset(data_url, soundscapes))
-    else:
-        record.add(complete_dataset(data_url, download))
+    elif (lacking := find_lacking_splits(data_url, download)) is not None:
+        record.add(download_dataset(data_url, lacking))
     for split in SPLITS:
         source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
         record.add(embed_split(source, layout.cache_url(split), encoders, cache))

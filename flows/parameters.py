@@ -89,6 +89,14 @@ class DownloadDatasetParameters(Configuration):
     download: Annotated[DownloadConfig, _Bare] = DownloadConfig()
 
 
+class EmbeddingImagesConfig(ImagesConfig):
+    """The same pseudo-images; beside embedding, the original calls its clamp `--clip-images`."""
+
+    clip_values: Annotated[bool, tyro.conf.arg(name="clip-images", aliases=["--clip-values"])] = (
+        Field(default=False, description=ImagesConfig.model_fields["clip_values"].description)
+    )
+
+
 class CacheEmbeddingsParameters(Configuration):
     """Embed the recordings and captions of one split, once each, and store them."""
 
@@ -101,6 +109,10 @@ class CacheEmbeddingsParameters(Configuration):
     )
     encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
     cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    with_images: bool = Field(
+        False, description="Fold the embeddings into pseudo-images too, as cache-images does."
+    )
+    images: Annotated[EmbeddingImagesConfig, _Bare] = EmbeddingImagesConfig()
 
 
 class CacheImagesParameters(Configuration):

@@ -1,11 +1,22 @@
-"""What can be known to be wrong before a server is started."""
+"""What can be known to be wrong before Prefect is imported: the call, and the server set up."""
 
 from __future__ import annotations
+
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
 
 from e2i.configuration import Configuration
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, text_settings
+from e2i.errors import RunFailedError
 from flows.doctor_parameters import DoctorParameters
+
+SERVER_LIMIT_S = 3.0
+SERVER_ATTEMPTS = 3
+SERVER_PAUSE_S = 1.0
 
 
 def check_call(parameters: Configuration) -> None:
@@ -21,3 +32,48 @@ def check_call(parameters: Configuration) -> None:
         if isinstance(value, EncodersConfig):
             audio_settings(value)
             text_settings(value)
+
+
+def check_server(api_url: str) -> None:
+    """Ask the Prefect server that is set up, a few times, whether it is there.
+
+    Raises:
+        RunFailedError: it does not answer.
+    """
+    for attempt in range(SERVER_ATTEMPTS):
+        if attempt:
+            time.sleep(SERVER_PAUSE_S)
+        if server_answers(api_url):
+            return
+    raise RunFailedError(
+        f"the Prefect server that is set up does not answer: got nothing from "
+        f"{without_login(api_url)}, expected its API. Start it (`make server`), or take "
+        "PREFECT_API_URL out of the environment and the profile: the command then starts one of "
+        "its own."
+    )
+
+
+def server_answers(api_url: str) -> bool:
+    """Whether a Prefect server is healthy; one that asks who is there is.
+
+    So is one whose certificate is not known here: Prefect has settings of its own for these.
+    """
+    if not api_url.startswith(("http://", "https://")):
+        return False
+    try:
+        with urllib.request.urlopen(  # noqa: S310 - checked above
+            f"{api_url.rstrip('/')}/health", timeout=SERVER_LIMIT_S
+        ):
+            return True
+    except urllib.error.HTTPError as answer:
+        answer.close()
+        return answer.code in {401, 403}
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, ValueError):
+        return False
+
+
+def without_login(url: str) -> str:
+    """A URL that can be shown."""
+    return re.sub(r"://[^/@]*@", "://", url)

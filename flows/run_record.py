@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from e2i.store_layout import public_url, split_url
 from flows.summary import RunSummary
 
 
@@ -17,7 +18,7 @@ class RunRecord:
 
     Attributes:
         counts: what was done, how often.
-        locations: what lies where.
+        locations: what lies where; told without credentials.
         notes: sentences that the reader of the result needs.
     """
 
@@ -39,7 +40,7 @@ class RunRecord:
         return RunSummary(
             command=flow_run.get_flow_name() or "",
             flow_run_id=flow_run.get_id() or "",
-            locations=self.locations,
+            locations={name: public_url(url) for name, url in self.locations.items()},
             counts=dict(self.counts),
             metrics=metrics or {},
             notes=tuple(note for note in self.notes if note),
@@ -71,4 +72,4 @@ def _field(holder: Any, name: str) -> Any:
 
 
 def _last_name(location: Any) -> str:
-    return str(location).rstrip("/").rsplit("/", 1)[-1] if location else ""
+    return split_url(str(location))[1] if location else ""

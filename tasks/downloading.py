@@ -15,7 +15,7 @@ from prefect import task
 from e2i.datasets.disk_space import in_words
 from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.presence import splits_lacking
-from tasks.policy import WHOLE_TIMEOUT_S
+from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 
 if TYPE_CHECKING:
@@ -34,16 +34,14 @@ def download_dataset(data_root: str, config: DownloadConfig) -> dict[str, int]:
     return _download(data_root, config)
 
 
-@task(name="complete-dataset", task_run_name="complete-dataset", **_OPTIONS)
-def complete_dataset(data_url: str, config: DownloadConfig) -> dict[str, int]:
-    """Download the splits that lack captions or recordings, if there are any; the counts.
+@task(name="find-lacking-splits", task_run_name="find-lacking-splits", **_OPTIONS | TRIED_AGAIN)
+def find_lacking_splits(data_url: str, config: DownloadConfig) -> DownloadConfig | None:
+    """What to download so that no split lacks captions or recordings; None if nothing does.
 
     Where nothing is missing, neither the network nor a local folder is needed.
     """
     lacking = splits_lacking(data_url, config)
-    if not lacking:
-        return {}
-    return _download(data_url, config.model_copy(update={"splits": lacking}))
+    return config.model_copy(update={"splits": lacking}) if lacking else None
 
 
 def _download(data_root: str, config: DownloadConfig) -> dict[str, int]:

@@ -11,10 +11,16 @@ from e2i.cache.reader import open_cache
 from e2i.errors import CacheNotFoundError
 from e2i.heads.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from e2i.heads.config import HeadsConfig
-from e2i.report.scores import Metrics, metrics_of, score_record, write_score_record
+from e2i.report.scores import (
+    Metrics,
+    metrics_of,
+    score_record,
+    write_query_tables,
+    write_score_record,
+)
 from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
-from e2i.store_layout import join_url, split_url
+from e2i.store_layout import join_url, public_url, split_url
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import tracked
 from e2i.training.config import TrainingConfig
@@ -24,7 +30,7 @@ from e2i.training.train import EpochRecord, train_heads
 from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.tracking import epoch_values, flow_run_tracker, score_values
+from tasks.tracking import epoch_values, flow_run_tracker, labelled, score_values
 
 NO_CHECKPOINT = "none"
 
@@ -115,7 +121,7 @@ def train(
             )
     name = f"train {label} projection heads" if label else "train projection heads"
     settings = {
-        "caches": cache_urls,
+        "caches": [cache.url for cache in caches],
         "heads": heads.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
         "audio_fingerprint": caches[0].audio_fingerprint,
@@ -127,7 +133,7 @@ def train(
     ):
 
         def on_epoch(epoch: EpochRecord) -> None:
-            tracker.log(epoch_values(epoch), epoch.epoch)
+            tracker.log(labelled(epoch_values(epoch), label), epoch.epoch)
             progress_sink().advance(name, 1)
             get_run_logger().info(
                 "epoch %d of %d: loss %.4f, validation %s %.4f",
@@ -143,7 +149,7 @@ def train(
         best = trained.best
         value = best.metrics[training.selection_metric]
         kept = f"epoch {best.epoch} of {training.epochs} kept"
-        tracker.summary({"best_epoch": best.epoch, **epoch_values(best)})
+        tracker.summary(labelled({"best_epoch": best.epoch, **epoch_values(best)}, label))
         stage.outcome = f"{kept}, validation {training.selection_metric} {value:.3f}"
     save_checkpoint(Folder(output_url), checkpoint_name, trained.checkpoint)
     return Trained(
@@ -154,7 +160,12 @@ def train(
             "epochs": training.epochs,
         },
         metrics={
-            f"validation_{metric}": {"value": value, "low": None, "high": None, "chance": None}
+            f"validation_{metric.removeprefix('val_')}": {
+                "value": value,
+                "low": None,
+                "high": None,
+                "chance": None,
+            }
             for metric, value in best.metrics.items()
         },
         notes=(
@@ -183,7 +194,7 @@ def evaluate(
     reports_url: str = "",
     label: str = "",
 ) -> Scored:
-    """Score a checkpoint on a cache; store the scores where a folder for reports is given."""
+    """Score a checkpoint on a cache; store scores and ranks where a folder for reports is given."""
     folder = Folder(cache_url)
     cache = open_cache(folder).load()
     checkpoint: Checkpoint | None = None
@@ -193,7 +204,7 @@ def evaluate(
     stage_name = f"evaluate {label} retrieval" if label else "evaluate retrieval"
     settings = {
         "cache": cache.url,
-        "checkpoint": checkpoint_url,
+        "checkpoint": public_url(checkpoint_url),
         "evaluation": evaluation.model_dump(mode="json"),
         "audio_fingerprint": cache.audio_fingerprint,
         "text_fingerprint": cache.text_fingerprint,
@@ -214,12 +225,13 @@ def evaluate(
         scored = result.retrieval
         stage.outcome = f"{scored.num_captions} captions against {scored.num_clips} clips"
         metrics = metrics_of(result)
-        tracker.summary(score_values(metrics, cache.split))
+        tracker.summary(labelled(score_values(metrics, cache.split), label))
     scores_artifact(metrics, cache.dataset, cache.split, result.notes, label)
     report_url = ""
     if reports_url:
         name = f"{cache.split}_{label}" if label else cache.split
-        record = score_record(result, cache, checkpoint, checkpoint_url, evaluation)
+        record = score_record(result, cache, checkpoint, public_url(checkpoint_url), evaluation)
+        record["queries"] = write_query_tables(Folder(reports_url), name, result)
         report_url = write_score_record(Folder(reports_url), f"{name}.json", record)
     return Scored(
         metrics=metrics,

@@ -32,6 +32,11 @@ def flow_run_tracker(kind: Kind, config: TrackingConfig) -> Trackers:
     return open_tracker(kind, config, run, wandb_access(os.environ, Path.home()), warn)
 
 
+def labelled(values: dict[str, float], label: str) -> dict[str, float]:
+    """Values named so that the arms of one flow run, which share a run at W&B, stay apart."""
+    return {f"{label}_{name}": value for name, value in values.items()} if label else values
+
+
 def epoch_values(epoch: EpochRecord) -> dict[str, float]:
     """What an epoch came to, by the names that logs give it; `val_loss` keeps its own."""
     return {

@@ -57,10 +57,15 @@ class CacheConfig(Configuration):
     def allowed_failures(self, num_clips: int) -> int:
         """How many of `num_clips` clips may fail."""
         if self.max_failures is None:
-            return max(1, int(DEFAULT_FAILURE_SHARE * num_clips))
+            return max(1, _share_of(num_clips, DEFAULT_FAILURE_SHARE))
         if self.max_failures < 1:
-            return int(self.max_failures * num_clips)
+            return _share_of(num_clips, self.max_failures)
         return int(self.max_failures)
+
+
+def _share_of(num_clips: int, share: float) -> int:
+    """Whole clips in a share: 0.29 of 100 is 29, which their product in floats falls short of."""
+    return math.floor(round(share * num_clips, 6))
 
 
 def default_chunk_size(audio_encoder: str) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.header import CacheHeader, read_header
-from e2i.cache.layout import HEADER_NAME, MANIFEST_NAME, Side
+from e2i.cache.layout import FAILURES_NAME, HEADER_NAME, MANIFEST_NAME, Side
 from e2i.cache.manifest import Manifest, ShardEntry, read_manifest
 from e2i.cache.shards import ID_COLUMN, corrupt, embedding_type, missing, read_rows
 from e2i.errors import CacheCorruptError, CacheError, CacheIncompleteError
@@ -66,10 +66,16 @@ class Cache:
         captions_kept = np.flatnonzero(caption_clip >= 0)
         clips_kept = np.unique(caption_clip[captions_kept])
         if not len(clips_kept):
+            failed = manifest.audio.failed or manifest.text.failed
+            step = (
+                f"See {FAILURES_NAME} there for the reasons."
+                if failed
+                else "Embed the metadata again into another --cache-dir."
+            )
             raise CacheError(
                 f"the cache holds nothing to use: got {len(audio.ids)} clips and {len(text.ids)} "
                 f"captions that do not join in {self.folder.url}, expected a clip with a caption. "
-                "See failures.jsonl there for the reasons."
+                f"{step}"
             )
         new_index = np.full(len(audio.ids), -1, np.int64)
         new_index[clips_kept] = np.arange(len(clips_kept))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from e2i.datasets.clotho import read_clotho
+from e2i.datasets.config import MetadataConfig
 from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.metadata_file import AUDIO_FOLDER, CSV_FOLDER
+from e2i.datasets.tabular import read_metadata
 from e2i.storage import Folder
 
 
@@ -25,7 +26,8 @@ def splits_lacking(data_url: str, config: DownloadConfig) -> tuple[str, ...]:
         if root.info(captions) is None:
             lacking.append(split)
             continue
-        clips = read_clotho(f"{data_url.rstrip('/')}/{captions}", split=split).clips
+        source = MetadataConfig(metadata=f"{data_url.rstrip('/')}/{captions}", split=split)
+        clips = read_metadata(source).clips
         stored = {info.name for info in root.folder(AUDIO_FOLDER).folder(split).files()}
         if any(clip.audio_name not in stored for clip in clips):
             lacking.append(split)

@@ -22,7 +22,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from e2i.configuration import Configuration
-from e2i.errors import CheckpointError, CheckpointNotFoundError, StorageNotFoundError
+from e2i.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    StorageError,
+    StorageNotFoundError,
+)
 from e2i.heads.build import ProjectionHeads, unset_heads
 from e2i.heads.clip_roles import DIGEST_BYTES, ClipRoles
 from e2i.heads.config import HeadsConfig
@@ -139,13 +144,22 @@ def load_checkpoint(folder: Folder, name: str) -> Checkpoint:
 
     Raises:
         CheckpointNotFoundError: there is no such file.
-        CheckpointError: it is a pickle, damaged, of another version, or does not fit itself.
+        CheckpointError: it is a folder or pickle, damaged, of another version, or does not fit
+            itself.
         StorageError: the store refused.
     """
     where = f"{folder.url.rstrip('/')}/{name}"
     try:
         data = folder.read(name)
-    except StorageNotFoundError as error:
+    except StorageError as error:
+        if folder.local_path is not None and (folder.local_path / name).is_dir():
+            message = (
+                f"the checkpoint is a folder: got {where}, expected a file written by "
+                "train-projection. Give the file in it as --checkpoint."
+            )
+            raise CheckpointError(message) from error
+        if not isinstance(error, StorageNotFoundError):
+            raise
         message = (
             f"there is no checkpoint: got {where}, expected a file written by train-projection. "
             "Train first, or give --checkpoint."

@@ -1,10 +1,18 @@
-"""Scores as they are stored: each number with the data and the weights that made it."""
+"""Scores as they are stored: each number with the data and the weights that made it.
+
+Beside the scores of an evaluation lie what they are means of: one Parquet table a direction, one
+row a query, so that two checkpoints can be compared query by query.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import e2i
 from e2i.cache.embeddings import CachedEmbeddings
@@ -47,6 +55,29 @@ def score_record(
         "checkpoint_record": checkpoint.record.model_dump(mode="json") if checkpoint else None,
         "evaluation": config.model_dump(mode="json"),
     }
+
+
+def write_query_tables(folder: Folder, name: str, evaluation: Evaluation) -> dict[str, str]:
+    """Store ranks and values of each query: `<name>/<direction>.parquet`; the files by direction.
+
+    Columns: those of `QueryTable.columns`, with ids in place of the indices of query and clip
+    (`caption_id` of a caption that is searched with, and `clip_id`).
+
+    Raises:
+        StorageError: the store refused.
+    """
+    files: dict[str, str] = {}
+    for table in (evaluation.retrieval.text_to_audio, evaluation.retrieval.audio_to_text):
+        columns = table.columns()
+        query, clip = columns.pop("query"), columns.pop("clip")
+        ids = {"clip_id": [evaluation.clip_ids[index] for index in clip]}
+        if table.direction == "text_to_audio":
+            ids = {"caption_id": [evaluation.caption_ids[index] for index in query], **ids}
+        data = io.BytesIO()
+        pq.write_table(pa.table({**ids, **columns}), data, compression="zstd")
+        files[table.direction] = f"{name}/{table.direction}.parquet"
+        folder.write(files[table.direction], data.getvalue())
+    return files
 
 
 def write_score_record(folder: Folder, name: str, record: Mapping[str, object]) -> str:

@@ -71,8 +71,8 @@ class CosineSimilarity:
         Raises:
             RetrievalInputError: not matrices of one width, or a row is not finite.
         """
-        self._text, self._text_copies = _distinct(unit_rows(text, "caption"))
-        self._audio, self._audio_copies = _distinct(unit_rows(audio, "clip"))
+        self._text, self._text_copies = distinct_rows(unit_rows(text, "caption"))
+        self._audio, self._audio_copies = distinct_rows(unit_rows(audio, "clip"))
         if text.shape[1] != audio.shape[1]:
             raise RetrievalInputError(
                 f"text and audio projections differ in width: got {text.shape[1]} and "
@@ -124,9 +124,17 @@ def _spread(scores: Tensor, copies: Tensor | None, dim: int) -> Tensor:
     return scores if copies is None else scores.index_select(dim, copies)
 
 
-def _distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The distinct rows, and for each row the index of its own there; None if all are distinct."""
-    array = np.ascontiguousarray(rows.cpu().numpy())
+def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The distinct rows, by their bytes, so that equal ones can share one result.
+
+    Args:
+        rows: (B, ...), any dtype that numpy has.
+
+    Returns:
+        The distinct rows, and int64 (B,): for each row the index of its own there; None, and the
+        rows as they are, where all are distinct.
+    """
+    array = np.ascontiguousarray(rows.flatten(1).cpu().numpy())
     as_bytes = array.view(np.dtype((np.void, array.itemsize * array.shape[1]))).ravel()
     _, first, copies = np.unique(as_bytes, return_index=True, return_inverse=True)
     if len(first) == len(array):

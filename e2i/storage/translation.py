@@ -86,9 +86,11 @@ def unavailable(action: str, where: str, reason: str) -> StorageUnavailableError
     )
 
 
-def refused(action: str, where: str, reason: str, step: str) -> StorageError:
+def refused(
+    action: str, where: str, reason: str, step: str, expected: str = "the store to take it"
+) -> StorageError:
     """Any other refusal."""
-    return StorageError(f"cannot {action}: got {reason} for {where}, expected success. {step}")
+    return StorageError(f"cannot {action}: got {reason} for {where}, expected {expected}. {step}")
 
 
 def from_os_error(error: OSError, action: str, where: str) -> StorageError:
@@ -106,14 +108,15 @@ def from_os_error(error: OSError, action: str, where: str) -> StorageError:
         translated = unavailable(action, where, reason)
     elif isinstance(error, IsADirectoryError):
         step = "A folder lies there: use another name, or remove it."
-        translated = refused(action, where, reason, step)
+        translated = refused(action, where, reason, step, "a file")
     elif isinstance(error, NotADirectoryError | FileExistsError):
         step = "A file lies where a folder is needed: use another folder, or remove it."
-        translated = refused(action, where, reason, step)
+        translated = refused(action, where, reason, step, "a folder")
     elif error.errno == errno.ENAMETOOLONG:
-        translated = refused(action, where, reason, "Use a shorter name.")
+        translated = refused(action, where, reason, "Use a shorter name.", "a name that fits")
     elif error.errno in {errno.EMFILE, errno.ENFILE}:
-        translated = refused(action, where, reason, "Raise the limit of open files (ulimit -n).")
+        step = "Raise the limit of open files (ulimit -n)."
+        translated = refused(action, where, reason, step, "room for one more")
     else:
         translated = refused(action, where, reason, "See the cause above.")
     translated.errno = error.errno

@@ -16,7 +16,7 @@ Status = Literal["completed", "failed", "interrupted"]
 Warn = Callable[[str], None]
 """Told, in a sentence, what is not logged and why."""
 
-_URL_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]*@")
+_URL_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _SECRET_NAME = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|api_?key)(_|$)", re.I)
 _SHOWN_CHARACTERS = 300
 

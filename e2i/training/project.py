@@ -1,11 +1,19 @@
-"""Embeddings through the heads, or as they are, batch by batch."""
+"""Embeddings through the heads, batch by batch, exact enough that equal inputs stay equal.
+
+A matrix product may add up in another sequence in a short last batch than in the others, so that
+equal clips or captions would come out a last bit apart, and a tie between them would turn into an
+order. Each distinct row is therefore projected once.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from e2i.heads.build import ProjectionHeads
+from e2i.retrieval.similarity import distinct_rows
 
 
 @torch.no_grad()
@@ -21,9 +29,15 @@ def project(
         batch_size: rows of one forward pass, at most; bounds memory, changes no value.
 
     Returns:
-        (C, P) and (N, P), L2-normalized.
+        (C, P) and (N, P), L2-normalized; equal rows where the inputs are equal.
     """
     return (
-        torch.cat([heads.project_audio(rows) for rows in torch.split(audio, batch_size)]),
-        torch.cat([heads.project_text(rows) for rows in torch.split(text, batch_size)]),
+        _by_distinct_rows(heads.project_audio, audio, batch_size),
+        _by_distinct_rows(heads.project_text, text, batch_size),
     )
+
+
+def _by_distinct_rows(head: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
+    rows, copies = distinct_rows(inputs)
+    projections = torch.cat([head(batch) for batch in torch.split(rows, batch_size)])
+    return projections if copies is None else projections[copies]

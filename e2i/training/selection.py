@@ -16,6 +16,7 @@ from e2i.losses import contrastive_loss, positives_from_clips
 from e2i.retrieval.config import EvaluationConfig
 from e2i.retrieval.evaluation import evaluate_projections
 from e2i.retrieval.metrics import mean_average_precision_at_k
+from e2i.retrieval.similarity import CosineSimilarity
 from e2i.training.batches import DistinctClipBatches
 from e2i.training.config import TrainingConfig
 from e2i.training.pairs import PairTensors
@@ -98,7 +99,7 @@ class Validation:
 
     def _cut_map(self, audio: torch.Tensor, text: torch.Tensor) -> float:
         """Mean average precision over all candidates: fewer than 10, so a small matrix."""
-        similarity = text @ audio.T
+        (similarity,) = CosineSimilarity(text, audio).text_to_audio(len(text))
         clips = torch.arange(len(audio), device=audio.device)
         positives = self._pairs.pair_clip[:, None] == clips
         if self._metric.startswith("audio_to_text"):

@@ -89,14 +89,12 @@ class Case(NamedTuple):
         make: prepares the input in a folder of its own; gives the arguments.
         words: that the message has to hold: what is wrong, got, expected, the next step.
         code: exit code.
-        flaw: why the case does not pass yet.
     """
 
     name: str
     make: Make
     words: tuple[str, ...]
     code: int = 1
-    flaw: str = ""
 
 
 def embed(source: Path | str, cache: Path | str, *options: str) -> list[str]:

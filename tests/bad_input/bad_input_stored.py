@@ -159,7 +159,10 @@ CACHES = [
     Case(
         "ids that do not join",
         cache_with(edit_rows("text", with_strangers)),
-        ("the cache holds nothing to use: got 12 clips and 24 captions that do not join",),
+        (
+            "the cache holds nothing to use: got 12 clips and 24 captions that do not join",
+            "Embed the metadata again",
+        ),
     ),
     Case(
         "the cache of another split",

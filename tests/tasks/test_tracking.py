@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from e2i.training.train import EpochRecord
-from tasks.tracking import epoch_values, score_values
+from tasks.tracking import epoch_values, labelled, score_values
 
 
 def test_an_epoch() -> None:
@@ -30,3 +30,8 @@ def test_scores() -> None:
         "evaluation_text_to_audio_R@1_high": 0.3,
         "evaluation_text_to_audio_median_rank": 4.0,
     }
+
+
+def test_the_arms_of_one_run_do_not_overwrite_each_other() -> None:
+    assert labelled({"lr": 1.0}, "") == {"lr": 1.0}
+    assert labelled({"lr": 2.0}, "vision") == {"vision_lr": 2.0}

@@ -15,6 +15,7 @@ from e2i.cache.config import CacheConfig, default_chunk_size
         (0, 3839, 0),
         (0.1, 50, 5),
         (0.1, 5, 0),
+        (0.29, 100, 29),  # 28.999999999999996 in floats
         (1, 50, 1),
         (7, 5, 7),
     ],

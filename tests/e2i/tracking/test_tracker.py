@@ -99,6 +99,7 @@ def test_a_block_that_ends_well_is_completed() -> None:
 def test_credentials_are_taken_out_of_a_configuration() -> None:
     config = {
         "cache": "s3://key:hush@bucket/a@b",
+        "at": "s3://key:hu@hush@bucket/a@b",
         "plain": "s3://bucket/a@b",
         "hf_token": "hush",
         "api_key": "hush",
@@ -110,6 +111,7 @@ def test_credentials_are_taken_out_of_a_configuration() -> None:
     assert "hush" not in repr(shown)
     assert shown == {
         "cache": "s3://bucket/a@b",
+        "at": "s3://bucket/a@b",
         "plain": "s3://bucket/a@b",
         "nested": {"seed": 13, "urls": ["https://host/x"]},
         "tokens_per_caption": 32,

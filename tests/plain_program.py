@@ -1,0 +1,134 @@
+"""The program in this process, quickly: tasks are the plain functions that they are, no server.
+
+Parsing, checks, flows, progress, messages and exit codes are the program's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple, TypeVar
+
+import pytest
+
+import flows.caching
+import flows.learning
+import flows.private_server
+import tasks.embedding
+import tasks.learning
+import tasks.progress
+import tasks.rendering
+import tasks.tracking
+from flows import command_line, execution
+
+T = TypeVar("T")
+
+
+class Said(NamedTuple):
+    """What a call of the program left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+def e2i(*arguments: str) -> Said:
+    """Call the program as a run of its own; what it does not turn into an exit code is raised."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        run_id = str(uuid.uuid4())
+        patch.setattr(tasks.embedding, "flow_run", SimpleNamespace(get_id=lambda: run_id))
+        try:
+            command_line.main(arguments)
+        except SystemExit as ended:
+            return Said(int(ended.code or 0), out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def plain_program() -> Iterator[None]:
+    """Calls of `e2i` in here need no Prefect server and do not end the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    load = execution._load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os._exit", _end)
+        patch.setattr(execution, "_choose_logging", lambda output: None)
+        patch.setattr(execution, "_load", lambda reference: _plain(load(reference)))
+        patch.setattr(flows.private_server, "ensure_server", _NoServer)
+        patch.setattr(flows.private_server, "flush_events", lambda: True)
+        for module in (tasks.embedding, tasks.learning, tasks.progress, tasks.tracking):
+            patch.setattr(module, "get_run_logger", lambda: logging.getLogger("plain program"))
+        patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
+        patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
+        patch.setattr(tasks.learning, "scores_artifact", lambda *_: None)
+        patch.setattr(tasks.rendering, "sheet_artifact", lambda *_: None)
+        patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
+        patch.setattr(
+            flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
+        )
+        patch.setattr(flows.caching, "unvisited", lambda parameter: parameter)
+        patch.setattr(flows.caching, "render_side", _Submitted(flows.caching.render_side.fn))
+        for module, name in (
+            (flows.caching, "plan_embedding"),
+            (flows.caching, "finish_embedding"),
+            (flows.caching, "draw_sheet"),
+            (flows.learning, "train"),
+            (flows.learning, "evaluate"),
+        ):
+            patch.setattr(module, name, getattr(module, name).fn)
+        yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _end(code: int) -> None:
+    raise SystemExit(code)
+
+
+def _plain(function: Callable[..., T]) -> Callable[..., T]:
+    """A flow's own function; a quick command's is it already."""
+    return getattr(function, "fn", function)
+
+
+class _NoServer(flows.private_server.PrefectServer):
+    """In the place of a private server: always ready, never asked."""
+
+    private = True
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:9/api", Path())
+
+
+class _Submitted:
+    """In the place of a task: what is submitted is done at once."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+
+    def submit(self, *arguments: object) -> _Done:
+        return _Done(self._function(*arguments))
+
+
+class _Done(NamedTuple):
+    value: object
+
+    def result(self) -> object:
+        return self.value
+
+
+def _embed_chunks(cache_url, split, encoders) -> list[dict[str, int]]:
+    root, stage = split.clips.audio_root_url, split.stage
+    embed_audio, embed_text = tasks.embedding.embed_audio.fn, tasks.embedding.embed_text.fn
+    return [
+        *(embed_audio(cache_url, root, c, encoders, stage) for c in split.plan.audio_chunks),
+        *(embed_text(cache_url, c, encoders, stage) for c in split.plan.text_chunks),
+    ]
