@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -36,6 +38,12 @@ class Bars:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Something that moves while there is no stage yet; nothing of it stays."""
+        with self._console.status(what):
+            yield
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """Add the stage's bar."""
@@ -79,6 +87,11 @@ class Lines:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:  # noqa: ARG002
+        """Nothing."""
+        yield
 
     def start(self, stage: str, total: int, unit: str) -> None:
         """One line."""

@@ -61,17 +61,18 @@ def _run(command: Command, options: Options) -> RunSummary:
         quick: Callable[[object], RunSummary] = _load(command.runs)
         return quick(options.parameters)
     _choose_logging(options.output)
+    from flows.bars import progress_on_stderr
     from flows.private_server import ensure_server, flush_events
 
+    sink = progress_on_stderr(quiet=options.output.no_progress)
     with ensure_server() as server:
-        if not server.private:
-            check_server(server.url)
-        flow = _load(command.runs)
-        from flows.bars import progress_on_stderr
-        from tasks.progress import install_sink
+        with sink.waiting("starting Prefect"):
+            if not server.private:
+                check_server(server.url)
+            flow = _load(command.runs)
+            from tasks.progress import install_sink
 
-        server.wait_ready()
-        sink = progress_on_stderr(quiet=options.output.no_progress)
+            server.wait_ready()
         install_sink(sink)
         parameters = {
             name: getattr(options.parameters, name)

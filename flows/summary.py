@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
@@ -55,18 +57,32 @@ def print_summary(summary: RunSummary, out: TextIO) -> None:
     elif plain:
         out.write("\n" + scores_as_text(plain) + "\n\n")
     for note in summary.notes:
-        out.write(f"{note}\n")
+        out.write(_wrapped(note, out) + "\n")
     if summary.counts:
         counted = ", ".join(
             f"{name.replace('_', ' ')} {count:,}" for name, count in summary.counts.items()
         )
-        out.write(f"\ncounts      {counted}\n")
+        out.write("\n" + _wrapped(f"counts      {counted}", out, indent=12) + "\n")
     width = max((len(name) for name in summary.locations), default=0)
     for name, url in summary.locations.items():
         out.write(f"{name:<{max(width, 11)}} {url}\n")
     if summary.flow_run_id:
         out.write(f"{'flow run':<{max(width, 11)}} {summary.flow_run_id}\n")
     out.write(f"{'seconds':<{max(width, 11)}} {summary.seconds:.1f}\n")
+
+
+def _wrapped(line: str, out: TextIO, *, indent: int = 0) -> str:
+    """The line, on a terminal broken between words; whole elsewhere."""
+    if not out.isatty():
+        return line
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def scores_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -171,7 +171,12 @@ def train(
         notes=(
             *trained.notes,
             f"The heads are those of epoch {best.epoch} of {training.epochs}, chosen by "
-            f"validation {training.selection_metric}.",
+            f"{training.selection_metric} on "
+            + (
+                "clips held out of the training cache."
+                if validation is None
+                else f"the cache {validation.dataset}/{validation.split} ({validation.url})."
+            ),
         ),
     )
 

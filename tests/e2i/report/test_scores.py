@@ -13,7 +13,7 @@ from e2i.storage import Folder
 
 @pytest.fixture(scope="module")
 def evaluation(scored, make_cache):
-    return scored(make_cache()).evaluation
+    return scored(make_cache())[0].evaluation
 
 
 def test_stored_queries_make_the_scores_again(evaluation, tmp_path):
