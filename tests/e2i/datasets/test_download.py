@@ -457,12 +457,13 @@ def test_retry_after_is_obeyed(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7), (formatdate(time.time() + 90, usegmt=True), 90), ("-1", None), ("", None)],
+    [("7", 7), ("date", 90), ("-1", None), ("", None)],
 )
 def test_retry_after_as_number_or_date(header: str, seconds: float | None) -> None:
-    answer = web_folder_module.httpx.Response(503, headers={"Retry-After": header})
+    given = formatdate(time.time() + 90, usegmt=True) if header == "date" else header
+    answer = web_folder_module.httpx.Response(503, headers={"Retry-After": given})
     found = web_folder_module._retry_after_s(answer)
-    assert found == pytest.approx(seconds, abs=80) if seconds else found is None
+    assert found == pytest.approx(seconds, abs=30) if seconds else found is None
 
 
 def test_a_server_that_stays_busy_is_given_up(run: Run) -> None:
