@@ -44,7 +44,7 @@ _ORIGINAL = {
 ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
-WEIGHTS = "needs the weights of PaSST or RoBERTa"
+WEIGHTS = "needs the weights of RoBERTa"
 HUB = "needs the Hugging Face Hub"
 FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
@@ -53,7 +53,7 @@ _HUB_OPTIONS = ("--upload-every", "--hf-dataset", "--hf-prefix", "--hf-token")
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
 
 ABSENT: dict[tuple[str, str], str] = {
-    **{("cache-embeddings", option): WEIGHTS for option in ("--audio-arch", "--text-model")},
+    ("cache-embeddings", "--text-model"): WEIGHTS,
     **{("cache-embeddings", option): HUB for option in _HUB_OPTIONS},
     **{("cache-images", option): HUB for option in (*_HUB_OPTIONS, "--include-embeddings")},
     **{
