@@ -29,7 +29,7 @@ def audio_settings(config: EncodersConfig) -> Settings:
         EncoderUnavailableError: it is not in this version.
     """
     if config.audio_encoder == "logmel":
-        return logmel_settings(normalize=config.normalize)
+        return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     raise _unavailable("audio", config.audio_encoder, "logmel")
 
 
@@ -53,7 +53,7 @@ def load_audio_encoder(config: EncodersConfig) -> AudioEncoder:
     return _held(
         _audio_encoders,
         fingerprint(audio_settings(config)),
-        lambda: LogMelEncoder(normalize=config.normalize),
+        lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
     )
 
 

@@ -37,8 +37,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from e2i.audio import WAVEFORM_SETTINGS
+from e2i.audio import waveform_settings
 from e2i.encoders.protocols import AudioEmbedding, Settings
+from e2i.resampling import ResamplerName
 
 Array = NDArray[np.float32]
 
@@ -71,10 +72,12 @@ class LogMelEncoder:
 
     Args:
         normalize: give each embedding length 1.
+        resampler: what its waveforms are made with.
     """
 
-    def __init__(self, *, normalize: bool = True) -> None:
+    def __init__(self, *, normalize: bool = True, resampler: ResamplerName = "torchaudio") -> None:
         self._normalize = normalize
+        self._resampler: ResamplerName = resampler
 
     @property
     def dim(self) -> int:
@@ -89,7 +92,7 @@ class LogMelEncoder:
     @property
     def settings(self) -> Settings:
         """All that changes its values."""
-        return logmel_settings(normalize=self._normalize)
+        return logmel_settings(normalize=self._normalize, resampler=self._resampler)
 
     def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> list[AudioEmbedding]:
         """Embed waveforms `(T,)`, each alone, in the order given; T of 0 counts as silence."""
@@ -102,7 +105,9 @@ class LogMelEncoder:
         return features.astype(np.float32)
 
 
-def logmel_settings(*, normalize: bool) -> dict[str, str | int | float | bool | None]:
+def logmel_settings(
+    *, normalize: bool, resampler: ResamplerName = "torchaudio"
+) -> dict[str, str | int | float | bool | None]:
     """What `LogMelEncoder.settings` is, without making one."""
     return {
         "encoder": "logmel",
@@ -117,7 +122,7 @@ def logmel_settings(*, normalize: bool) -> dict[str, str | int | float | bool | 
         "highest_hz": _HIGHEST_HZ,
         "floor_db": -90.0,
         "normalize": normalize,
-        **WAVEFORM_SETTINGS,
+        **waveform_settings(resampler),
     }
 
 
