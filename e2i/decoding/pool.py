@@ -32,6 +32,9 @@ _ATTEMPTS = 3
 _LARGE_BYTES = 64 * 2**20
 _FORGET_S = 0.2
 
+FORGETTING = "e2i: memory of a waveform"
+"""Name of the threads that keep large waveforms from counting as memory."""
+
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
@@ -180,7 +183,9 @@ def _mapped(file: BinaryIO, samples: int) -> NDArray[np.float32]:
     """The file as an array, which keeps it from going away."""
     mapped = mmap.mmap(file.fileno(), samples * np.dtype(np.float32).itemsize)
     if len(mapped) >= _LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-        threading.Thread(target=_forget, args=(weakref.ref(mapped),), daemon=True).start()
+        threading.Thread(
+            target=_forget, args=(weakref.ref(mapped),), name=FORGETTING, daemon=True
+        ).start()
     return np.frombuffer(mapped, dtype=np.float32)
 
 
