@@ -36,6 +36,7 @@ MAX_SAMPLE_RATE = 1_000_000
 MAX_FRAMES = 2**30
 """Longest recording, in samples a channel: 6 h 12 min at 48 kHz."""
 
+_LOUDEST = 1e30
 _BLOCK_SAMPLES = 2**20
 _UNKNOWN_LENGTH = 2**62
 """libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
@@ -97,9 +98,16 @@ class WaveformStream:
         """
         frames, source_hz, resampling = 0, 0, None
         for block, source_hz in _decode_blocks(self._source, self._name):
-            mono = block.mean(axis=1)
+            with np.errstate(over="ignore"):
+                mono = block.mean(axis=1)
             frames += len(mono)
             self._peak = max(self._peak, float(np.abs(mono).max()))
+            if self._peak > _LOUDEST:
+                raise AudioError(
+                    f"recording {self._name!r} is too loud to compute with: got a peak of "
+                    f"{self._peak:.3g} times full scale, expected at most {_LOUDEST:.0e}. Export "
+                    "it again."
+                )
             if resampling is None:
                 resampling = open_resampler(source_hz, self._sample_rate, self._resampler)
             yield resampling.push(mono)

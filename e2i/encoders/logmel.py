@@ -65,6 +65,7 @@ _TONALITY_BINS = slice(3, 480)
 _SILENCE = 1e-12
 _CUT = 4.0
 _BLOCK_FRAMES = 2048
+_BLOCK_LEVELS = 2**22
 
 
 class LogMelEncoder:
@@ -204,11 +205,11 @@ def _features(clip: _Analysis) -> NDArray[np.float64]:
     bands = clip.bands
     groups = bands.reshape(len(bands), _GROUPS, -1).mean(axis=2)
     course = groups - groups.mean(axis=0, dtype=np.float64).astype(np.float32)
-    low, high = np.percentile(bands, [5, 95], axis=0)
-    total = 10 * np.log10((10 ** (bands / 10)).sum(axis=1))
+    mean, deviation, low, high = _levels(bands)
+    total = _total(bands)
     blocks = [
-        (bands.mean(axis=0, dtype=np.float64) + 65) / 15,
-        (bands.std(axis=0, dtype=np.float64) - 9) / 5,
+        (mean + 65) / 15,
+        (deviation - 9) / 5,
         (low + 77) / 15,
         (high + 50) / 15,
         _course(course) / 6,
@@ -222,6 +223,27 @@ def _features(clip: _Analysis) -> NDArray[np.float64]:
     ]
     features: NDArray[np.float64] = np.concatenate(blocks).clip(-_CUT, _CUT)
     return features
+
+
+def _levels(bands: Array) -> NDArray[np.float64]:
+    """(4, 64) mean, deviation, 5th and 95th percentile of each band, a few bands at a time."""
+    columns = max(1, _BLOCK_LEVELS // len(bands))
+    parts = []
+    for first in range(0, _BANDS, columns):
+        part = bands[:, first : first + columns]
+        mean, deviation = part.mean(axis=0, dtype=np.float64), part.std(axis=0, dtype=np.float64)
+        parts.append([mean, deviation, *np.percentile(part, [5, 95], axis=0)])
+    return np.concatenate(parts, axis=1)
+
+
+def _total(bands: Array) -> Array:
+    """(F,) level of all bands together, dB."""
+    rows = _BLOCK_LEVELS // _BANDS
+    parts = [
+        (10 ** (bands[first : first + rows] / 10)).sum(axis=1)
+        for first in range(0, len(bands), rows)
+    ]
+    return 10 * np.log10(np.concatenate(parts))
 
 
 def _course(course: Array) -> NDArray[np.float64]:

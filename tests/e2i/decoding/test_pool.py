@@ -1,4 +1,4 @@
-"""Decoding in processes: the same waveforms, and whatever a decoder does, it costs one recording."""
+"""Decoding processes: the same waveforms; whatever a decoder does, it costs one recording."""
 
 from __future__ import annotations
 
