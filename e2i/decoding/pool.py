@@ -9,31 +9,22 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import mmap
 import os
 import queue
 import tempfile
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from e2i.audio import Waveform
+from e2i.decoding.mapping import map_waveform
 from e2i.decoding.process import DecodingProcess, NotBegunError
 from e2i.resampling import ResamplerName
 from e2i.storage import translation
 
 DEFAULT_TIMEOUT_S = 60.0
 _ATTEMPTS = 3
-_LARGE_BYTES = 64 * 2**20
-_FORGET_S = 0.2
-
-FORGETTING = "e2i: memory of a waveform"
-"""Name of the threads that keep large waveforms from counting as memory."""
 
 
 def usable_cores() -> int:
@@ -108,7 +99,7 @@ class DecodingPool:
                         raise
                 finally:
                     self._free.put(process if process and process.alive else None)
-            return Waveform(_mapped(target, decoded.samples), decoded.duration_s)
+            return Waveform(map_waveform(target, decoded.samples), decoded.duration_s)
 
     def close(self) -> None:
         """End those that are idle; others are started when they are needed."""
@@ -177,25 +168,3 @@ def _as_file(recording: bytes | BinaryIO, stack: contextlib.ExitStack) -> Binary
     except OSError as error:
         raise translation.from_os_error(error, "write", tempfile.gettempdir()) from error
     return file
-
-
-def _mapped(file: BinaryIO, samples: int) -> NDArray[np.float32]:
-    """The file as an array, which keeps it from going away."""
-    mapped = mmap.mmap(file.fileno(), samples * np.dtype(np.float32).itemsize)
-    if len(mapped) >= _LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-        threading.Thread(
-            target=_forget, args=(weakref.ref(mapped),), name=FORGETTING, daemon=True
-        ).start()
-    return np.frombuffer(mapped, dtype=np.float32)
-
-
-def _forget(reference: weakref.ref[mmap.mmap]) -> None:
-    """Keep what was read of a large waveform from counting as this process's memory.
-
-    It stays in the file, from where it comes back when it is read again.
-    """
-    pause = threading.Event()
-    while (mapped := reference()) is not None:
-        mapped.madvise(mmap.MADV_DONTNEED)
-        del mapped
-        pause.wait(_FORGET_S)

@@ -171,8 +171,16 @@ def write_waveform(
         length += len(block)
         moved()
     target.flush()
-    waveform = np.memmap(target, dtype=np.float32, mode="r+", shape=(length,))
     for start in range(0, length, _LEVELED_SAMPLES):
-        stream.level(waveform[start : start + _LEVELED_SAMPLES])
+        # Mapped anew for each block: what was mapped counts as memory.
+        stream.level(
+            np.memmap(
+                target,
+                dtype=np.float32,
+                mode="r+",
+                offset=start * 4,
+                shape=(min(_LEVELED_SAMPLES, length - start),),
+            )
+        )
         moved()
     return length, stream.duration_s

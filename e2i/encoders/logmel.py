@@ -38,6 +38,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from e2i.audio import waveform_settings
+from e2i.decoding.mapping import give_back
 from e2i.encoders.protocols import AudioEmbedding, Settings
 from e2i.resampling import ResamplerName
 
@@ -65,6 +66,7 @@ _TONALITY_BINS = slice(3, 480)
 _SILENCE = 1e-12
 _CUT = 4.0
 _BLOCK_FRAMES = 2048
+_BLOCK_SAMPLES = 2**22
 _BLOCK_LEVELS = 2**22
 
 
@@ -145,7 +147,7 @@ def _analyze(waveform: Array) -> _Analysis:
     """The spectrogram, made in blocks of frames; frame f is centered at sample f · hop."""
     filters, starts, widths, window = _filters()
     frames = 1 + len(waveform) // _HOP
-    offset = np.float32(waveform.mean(dtype=np.float64)) if len(waveform) else np.float32(0)
+    offset = _offset(waveform)
     bands = np.empty((frames, _BANDS), dtype=np.float32)
     tonality = np.empty((frames, _TONALITY_RANGES), dtype=np.float32)
     for first in range(0, frames, _BLOCK_FRAMES):
@@ -158,7 +160,17 @@ def _analyze(waveform: Array) -> _Analysis:
         mean = np.add.reduceat(power, starts, axis=1) / widths
         mean_log = np.add.reduceat(np.log(power), starts, axis=1) / widths
         tonality[first:last] = np.log(mean) - mean_log
+        give_back(waveform)
     return _Analysis(bands, tonality)
+
+
+def _offset(waveform: Array) -> np.float32:
+    """The mean of all samples."""
+    total = 0.0
+    for first in range(0, len(waveform), _BLOCK_SAMPLES):
+        total += float(waveform[first : first + _BLOCK_SAMPLES].sum(dtype=np.float64))
+        give_back(waveform)
+    return np.float32(total / max(1, len(waveform)))
 
 
 def _padded(waveform: Array, offset: np.float32, start: int, span: int) -> Array:
@@ -243,7 +255,8 @@ def _total(bands: Array) -> Array:
         (10 ** (bands[first : first + rows] / 10)).sum(axis=1)
         for first in range(0, len(bands), rows)
     ]
-    return 10 * np.log10(np.concatenate(parts))
+    total: Array = 10 * np.log10(np.concatenate(parts))
+    return total
 
 
 def _course(course: Array) -> NDArray[np.float64]:

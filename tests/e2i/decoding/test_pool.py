@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 from e2i.audio import load_waveform
+from e2i.decoding import mapping
 from e2i.decoding import pool as pool_module
 from e2i.decoding.pool import DecodingPool, WaveformLoader, shared_pool
 from e2i.decoding.process import DecodingProcess
@@ -171,13 +172,14 @@ def test_the_pool_of_a_process_is_one() -> None:
 def test_a_large_waveform_outlives_that_its_memory_is_given_back(
     pool: DecodingPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_LARGE_BYTES", 0)
-    monkeypatch.setattr(pool_module, "_FORGET_S", 0.001)
+    monkeypatch.setattr(mapping, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(mapping, "_PAUSE_S", 0.001)
     waveform = pool.load(wav(2), 32_000, "a")
-    (watcher,) = [t for t in threading.enumerate() if t.name == pool_module.FORGETTING]
+    (watcher,) = [t for t in threading.enumerate() if t.name == mapping.WATCHER]
     expected = load_waveform(wav(2), 32_000, "a").samples
     for value in range(50):
         waveform.samples[:100] = value
+        mapping.give_back(waveform.samples[5:])
         time.sleep(0.002)
         np.testing.assert_array_equal(waveform.samples[100:], expected[100:])
         assert (waveform.samples[:100] == value).all()
