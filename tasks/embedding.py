@@ -105,7 +105,7 @@ def plan_embedding(
     plan = plan_cache(
         Folder(cache_url),
         clips,
-        SideSettings.of(load_audio_encoder(encoders)),
+        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(clips.audio_root_url),
         chunk_size=cache.chunk_size,
@@ -149,7 +149,7 @@ def embed_audio(
         Folder(cache_url),
         Folder(audio_root_url),
         chunk,
-        load_audio_encoder(encoders),
+        load_audio_encoder(encoders, store_windows=chunk.stamp.store_windows),
         loader,
         decoders=loader.at_once,
         progress=lambda count: progress_sink().advance(stage, count),
@@ -263,7 +263,7 @@ def finish_embedding(
     summary = finish_cache(
         Folder(cache_url),
         split.clips,
-        SideSettings.of(load_audio_encoder(encoders)),
+        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(split.clips.audio_root_url),
         verified=split.plan.verified,

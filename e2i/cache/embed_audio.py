@@ -47,7 +47,7 @@ from e2i.cache.sources import (
     read_recording,
 )
 from e2i.encoders.protocols import AudioEmbedding, AudioEncoder
-from e2i.errors import AudioError, E2IError, is_transient
+from e2i.errors import AudioError, CacheError, E2IError, is_transient
 from e2i.storage import FileInfo, Folder
 
 _KEPT_BYTES = 512 * 2**20
@@ -298,7 +298,8 @@ class _ChunkWork:
         embedding = np.asarray(made.embedding, dtype=np.float32)
         if embedding.shape != (self.stamp.dim,):
             raise wrong_dimension(self.stamp, embedding.shape)
-        if not np.isfinite(embedding).all():
+        windows = self._windows(made) if self.stamp.store_windows else None
+        if not (np.isfinite(embedding).all() and (windows is None or np.isfinite(windows).all())):
             error = AudioError(
                 f"a recording cannot be embedded: got values that are not finite for "
                 f"{recording.clip.audio_name!r}, expected finite ones. Look at the recording."
@@ -313,7 +314,22 @@ class _ChunkWork:
             embedding=embedding,
             duration_s=float(waveform.duration_s),
             num_windows=int(made.num_windows),
+            windows=windows,
         )
+
+    def _windows(self, made: AudioEmbedding) -> NDArray[np.float32]:
+        """(W, D) of a clip; what is made of one window is that window's embedding."""
+        if made.windows is None and made.num_windows == 1:
+            return np.asarray(made.embedding, dtype=np.float32)[None]
+        if made.windows is None:
+            raise CacheError(
+                f"the audio encoder gives no embeddings of windows: got {made.num_windows} windows "
+                "and one embedding, expected one a window. Leave --store-windows out."
+            )
+        windows = np.asarray(made.windows, dtype=np.float32)
+        if windows.shape != (made.num_windows, self.stamp.dim):
+            raise wrong_dimension(self.stamp, windows.shape)
+        return windows
 
     def _fail(
         self, clip: WantedClip, sha256: str, error: Exception, *, after_reading: bool = False

@@ -44,8 +44,16 @@ def text_settings(config: EncodersConfig) -> Settings:
     raise _unavailable("text", config.text_encoder, "hashing")
 
 
-def load_audio_encoder(config: EncodersConfig) -> AudioEncoder:
+def load_audio_encoder(
+    config: EncodersConfig,
+    *,
+    store_windows: bool = False,  # noqa: ARG001 - logmel has one window, whose embedding it gives
+) -> AudioEncoder:
     """The audio encoder asked for; the same object for the same settings, from any thread.
+
+    Args:
+        config: which, and how it runs.
+        store_windows: have it give each window's embedding too.
 
     Raises:
         EncoderUnavailableError: it is not in this version.
