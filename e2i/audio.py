@@ -37,7 +37,7 @@ MAX_FRAMES = 2**30
 """Longest recording, in samples a channel: 6 h 12 min at 48 kHz."""
 
 _LOUDEST = 1e30
-_BLOCK_SAMPLES = 2**20
+_BLOCK_SAMPLES = 2**17
 _UNKNOWN_LENGTH = 2**62
 """libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
 _CONTAINERS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
@@ -64,7 +64,7 @@ class WaveformStream:
     """A recording as an encoder takes it, block by block: mono, at one rate, in [-1, 1].
 
     Whether it goes over full scale is known at its end. So `blocks` are to be kept until they are
-    through, and then each of them, or all of them at once, given to `level`.
+    through, and then, if `is_over` says so, each of them or all at once given to `level`.
 
     Args:
         source: the file, readable and seekable.
@@ -89,6 +89,7 @@ class WaveformStream:
         self._name = name
         self._resampler: ResamplerName = resampler
         self._peak = 0.0
+        self._highest = 0.0
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """The waveform, not yet levelled, float32 (T,) together; some of the blocks are empty.
@@ -98,10 +99,9 @@ class WaveformStream:
         """
         frames, source_hz, resampling = 0, 0, None
         for block, source_hz in _decode_blocks(self._source, self._name):
-            with np.errstate(over="ignore"):
-                mono = block.mean(axis=1)
+            mono = _mixed(block)
             frames += len(mono)
-            self._peak = max(self._peak, float(np.abs(mono).max()))
+            self._peak = max(self._peak, _peak(mono))
             if self._peak > _LOUDEST:
                 raise AudioError(
                     f"recording {self._name!r} is too loud to compute with: got a peak of "
@@ -110,10 +110,19 @@ class WaveformStream:
                 )
             if resampling is None:
                 resampling = open_resampler(source_hz, self._sample_rate, self._resampler)
-            yield resampling.push(mono)
+            yield self._noted(resampling.push(mono))
         if resampling is not None:
-            yield resampling.finish()
+            yield self._noted(resampling.finish())
             self.duration_s = frames / source_hz
+
+    def _noted(self, resampled: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._highest = max(self._highest, _peak(resampled))
+        return resampled
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the recording, or its waveform as it came, goes over full scale."""
+        return max(self._peak, self._highest) > 1
 
     def level(self, samples: NDArray[np.float32]) -> None:
         """Bring samples within [-1, 1], in place."""
@@ -168,8 +177,25 @@ def load_waveform(
     """
     stream = WaveformStream(io.BytesIO(data), sample_rate, name, resampler)
     samples = np.concatenate(list(stream.blocks()))
-    stream.level(samples)
+    if stream.is_over:
+        stream.level(samples)
     return Waveform(samples, stream.duration_s)
+
+
+def _mixed(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels of (frames, channels); by columns, which is quick for a few."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    mixed = block[:, 0].copy()
+    with np.errstate(over="ignore"):
+        for channel in range(1, block.shape[1]):
+            mixed += block[:, channel]
+    mixed /= np.float32(block.shape[1])
+    return mixed
+
+
+def _peak(samples: NDArray[np.float32]) -> float:
+    return max(float(samples.max()), -float(samples.min())) if len(samples) else 0.0
 
 
 class _ForwardReader(soundfile.SoundFile):  # type: ignore[misc]

@@ -47,7 +47,7 @@ _DENSE_LIMIT = 2**20
 """Largest kernel, in weights, that is rounded as torchaudio does."""
 _GROUP = 16
 """Output phases of one matrix product."""
-_BLOCK_SAMPLES = 2**18
+_BLOCK_SAMPLES = 2**16
 """Input samples evaluated at a time."""
 _GATHERED = 2**20
 """Weights of the sparse filter that are gathered at a time."""

@@ -171,7 +171,7 @@ def write_waveform(
         length += len(block)
         moved()
     target.flush()
-    for start in range(0, length, _LEVELED_SAMPLES):
+    for start in range(0, length if stream.is_over else 0, _LEVELED_SAMPLES):
         # Mapped anew for each block: what was mapped counts as memory.
         stream.level(
             np.memmap(

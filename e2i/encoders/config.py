@@ -55,6 +55,6 @@ class EncodersConfig(Configuration):
         60.0,
         ge=0.1,
         le=86_400,
-        description="Seconds that decoding may go without another block of samples (a million) "
+        description="Seconds that decoding may go without a further block of samples "
         "before it is killed and its recording counts as failed.",
     )

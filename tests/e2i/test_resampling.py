@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +119,31 @@ def test_a_minute_at_an_odd_rate_takes_little() -> None:
 def test_equal_rates_hand_the_waveform_on() -> None:
     samples = noise(10)
     assert resample(samples, 32_000, 32_000) is samples
+
+
+def measured():
+    """The benchmark's measurements, on less."""
+    path = Path(__file__).parents[2] / "benchmarks" / "resampler.py"
+    spec = importlib.util.spec_from_file_location("resampler_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    module.SECONDS, module.TONES = 0.25, 12
+    return module.measure
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100, 96_000])
+def test_the_stated_quality_holds(rate: int) -> None:
+    """What `docs/resampling.md` states, with a margin for the shorter tones."""
+    measure = measured()
+    usual, best = measure(rate, "torchaudio"), measure(rate, "soxr")
+    assert usual.inner_db < 0.6
+    assert 2 < usual.outer_db < 2.6
+    assert 0.91 < usual.edge_share < 0.93
+    assert -16 < usual.stop_db < -12
+    assert not usual.far_db > -50
+    assert -43 < usual.against_soxr_db < -37
+    assert best.outer_db < 0.05
+    assert best.edge_share > 0.94
+    assert best.stop_db < -100
+    assert not best.far_db > -100
