@@ -95,7 +95,9 @@ def finish_cache(
             hashed=True,
         )
         recorded = read_failures(folder, header)
-        manifest, failures = _manifest(folder, header, clips, stock, recorded.by_id)
+        manifest, failures = _manifest(
+            folder, header, clips, stock, recorded.by_id, found[0] if found else None
+        )
         data = manifest.as_bytes()
         written = found is None or found[1] != data
         write_merged(folder, failures)
@@ -127,6 +129,7 @@ def _manifest(
     clips: CaptionedClips,
     stock: Stock,
     recorded: Mapping[tuple[Side, str], Failure],
+    before: Manifest | None,
 ) -> tuple[Manifest, list[Failure]]:
     """The manifest of this stock, and the failures in it."""
     wanted: dict[Side, tuple[str, ...]] = {
@@ -148,6 +151,7 @@ def _manifest(
             wanted=wanted[side],
             failed=lacking[side],
             shards=tuple(stock.side(side).shards),
+            **_left_over(side, stock, before),
         )
         for side in SIDES
     }
@@ -169,8 +173,23 @@ def _manifest(
         audio=sides["audio"],
         text=sides["text"],
         verified=stock.verified,
+        revision=before.revision if before else 0,
     )
     return manifest, [recorded[side, name] for side in SIDES for name in lacking[side]]
+
+
+def _left_over(side: Side, stock: Stock, before: Manifest | None) -> dict[str, tuple[str, ...]]:
+    """The shards that lie there and were named before, and those that are being deleted."""
+    if before is None:
+        return {}
+    known, listed = before.side(side), stock.side(side).listed
+    gone = listed & set(known.discarded)
+    once = {entry.name for entry in known.shards} | set(known.released)
+    now = {entry.name for entry in stock.side(side).shards}
+    return {
+        "released": tuple(sorted((once & listed) - now - gone)),
+        "discarded": tuple(sorted(gone)),
+    }
 
 
 def _undone_text(folder: Folder, undone: Mapping[Side, list[str]]) -> str:

@@ -4,8 +4,8 @@ Conventions: a row is one clip or one caption; embeddings are float32, finite, a
 D values that cannot be null. The file's own metadata say which cache, fingerprint and generation
 the rows belong to. The same rows give the same bytes under one version of pyarrow. Pages are large
 and neither compressed nor dictionary-coded: embeddings do not compress, and reading is then
-nearly a copy. A shard's key is a hash of its ids, their content digests, the fingerprint and the
-generation.
+nearly a copy. A shard's key is a hash of its ids, their content digests, the fingerprint, the
+generation and the revision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,11 @@ _KEY_COLUMNS: dict[Side, list[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ShardStamp:
-    """What the rows of a shard belong to."""
+    """What the rows of a shard belong to.
+
+    The revision (that of the manifest which the shard was planned by) is part of its key alone:
+    rows count whatever it is.
+    """
 
     side: Side
     dataset: str
@@ -51,13 +55,16 @@ class ShardStamp:
     fingerprint: str
     generation: int
     dim: int
+    revision: int = field(default=0, compare=False)
 
     @classmethod
-    def of(cls, header: CacheHeader, side: Side) -> ShardStamp:
+    def of(cls, header: CacheHeader, side: Side, revision: int = 0) -> ShardStamp:
         """What rows of this side have to carry to count."""
         stored = header.side(side)
         return cls(
-            side, header.dataset, header.split, stored.fingerprint, stored.generation, stored.dim
+            *(side, header.dataset, header.split, stored.fingerprint, stored.generation),
+            stored.dim,
+            revision,
         )
 
 
@@ -104,6 +111,7 @@ def shard_key(stamp: ShardStamp, contents: Iterable[tuple[str, str]]) -> str:
     """Key of the shard that holds these (id, content digest), in this order."""
     digest = hashlib.sha256()
     parts = [stamp.side, stamp.fingerprint, str(stamp.generation)]
+    parts += [f"revision {stamp.revision}"] if stamp.revision else []
     for part in (*parts, *(word for pair in contents for word in pair)):
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
@@ -160,13 +168,18 @@ def _write(
     schema.insert(before, pa.field("embedding", list_type, nullable=False))
     arrays.insert(before, pa.FixedSizeListArray.from_arrays(pa.array(flat), type=list_type))
     table = pa.Table.from_arrays(arrays, schema=pa.schema(schema, metadata=_metadata(stamp)))
+    return shard_file(table, stamp.side)
+
+
+def shard_file(table: pa.Table, side: Side) -> bytes:
+    """The file that holds these rows, which carry what they belong to as the table's metadata."""
     file = io.BytesIO()
     pq.write_table(
         table,
         file,
         compression="none",
         use_dictionary=False,
-        write_statistics=[ID_COLUMN[stamp.side]],
+        write_statistics=[ID_COLUMN[side]],
         data_page_size=_PAGE_BYTES,
         row_group_size=_ROW_GROUP_ROWS,
     )
@@ -283,7 +296,7 @@ def corrupt(folder: Folder, name: str, got: str, expected: str) -> CacheCorruptE
     """The error for a shard that is not what it should be."""
     return CacheCorruptError(
         f"a shard of the cache is damaged: got {got} in {folder.url}/{name}, expected {expected}. "
-        "Delete that file and run `e2i cache-embeddings` again as before; the rest is reused."
+        "Run `e2i cache repair` with the options of `e2i cache-embeddings`; the rest is reused."
     )
 
 
@@ -291,5 +304,6 @@ def missing(folder: Folder, name: str) -> CacheCorruptError:
     """The error for a shard that the manifest names and that is not there."""
     return CacheCorruptError(
         f"a shard of the cache is missing: got no {name} in {folder.url}, expected it as the "
-        "manifest names it. Run `e2i cache-embeddings` again as before; the rest is reused."
+        "manifest names it. If the cache was pruned meanwhile, read it again; else run `e2i cache "
+        "repair` with the options of `e2i cache-embeddings`: the rest is reused."
     )
