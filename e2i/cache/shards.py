@@ -242,6 +242,16 @@ def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Tabl
         return table
 
 
+def stamp_of(folder: Folder, name: str, side: Side, data: pa.Buffer) -> ShardStamp | None:
+    """What the rows of a shard belong to; None for a file that is no shard of this side.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    with _readable(folder, name):
+        return _stamp(pq.ParquetFile(pa.BufferReader(data)).schema_arrow, side)
+
+
 @contextlib.contextmanager
 def _opened(folder: Folder, file: FileInfo, data: bytes | None) -> Iterator[pq.ParquetFile]:
     """The shard's reader: from memory, by memory map, or by ranges of a large remote object."""
@@ -268,7 +278,7 @@ def _readable(folder: Folder, name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise missing(folder, name) from error
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0].rstrip(".")
         raise corrupt(folder, name, reason, "a whole Parquet file") from error
 
