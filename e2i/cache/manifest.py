@@ -46,6 +46,13 @@ class ShardEntry(Document):
         """Rows that count."""
         return self.rows - sum(stop - start for start, stop in self.excluded)
 
+    def mask(self) -> list[bool]:
+        """For each row whether it counts."""
+        mask = [True] * self.rows
+        for start, stop in self.excluded:
+            mask[start:stop] = [False] * (stop - start)
+        return mask
+
     def counts(self, row: int) -> bool:
         """Whether a row counts."""
         return not any(start <= row < stop for start, stop in self.excluded)

@@ -62,7 +62,8 @@ def set_broken_aside(folder: Folder) -> Damage:
         elif damaged:
             folder.delete(MANIFEST_NAME)
         unusable = [fault.name for fault in report.faults if fault.kind == "failures"]
-        for name in (*broken, *unusable):
+        gone = [n for side in SIDES for n in found[0].side(side).discarded] if found else []
+        for name in (*broken, *unusable, *gone):
             folder.delete(name)
         return Damage(report, broken, bool(needed), found[0].source if found else "")
     raise StaleWriteError(

@@ -2,8 +2,8 @@
 
 Conventions: a row is one clip or one caption; embeddings are float32, finite, a fixed-size list of
 D values that cannot be null. The file's own metadata say which cache, fingerprint and generation
-the rows belong to. The same rows give the same bytes under one version of pyarrow. Pages are large
-and neither compressed nor dictionary-coded: embeddings do not compress, and reading is then
+the rows belong to. The same rows give the same bytes under one version of pyarrow. Pages are
+neither compressed nor dictionary-coded: embeddings do not compress, and reading is then
 nearly a copy. A shard's key is a hash of its ids, their content digests, the fingerprint, the
 generation and the revision.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +27,7 @@ from e2i.errors import CacheCorruptError, StorageError
 from e2i.storage import FileInfo, Folder
 
 _KEY_DIGITS = 20
-_PAGE_BYTES = 16 * 2**20
+_PAGE_BYTES = 2**20
 _ROW_GROUP_ROWS = 20_000
 _WHOLE_BYTES = 8 * 2**20
 """Remote shards up to this size are read in one request."""
@@ -123,7 +122,7 @@ def embedding_type(dim: int) -> pa.DataType:
     return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
 
 
-def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> bytes:
+def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> memoryview:
     """The file that holds these clips."""
     fields: list[tuple[str, pa.DataType, list[object]]] = [
         ("clip_id", pa.string(), [row.clip_id for row in rows]),
@@ -140,7 +139,7 @@ def text_shard(
     stamp: ShardStamp,
     captions: Sequence[tuple[str, str, str]],
     embeddings: NDArray[np.float32],
-) -> bytes:
+) -> memoryview:
     """The file that holds these captions.
 
     Args:
@@ -159,7 +158,7 @@ def _write(
     fields: list[tuple[str, pa.DataType, list[object]]],
     embeddings: NDArray[np.float32],
     before: int,
-) -> bytes:
+) -> memoryview:
     """The fields, with the embeddings after the first `before` of them."""
     list_type = embedding_type(stamp.dim)
     schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
@@ -171,9 +170,9 @@ def _write(
     return shard_file(table, stamp.side)
 
 
-def shard_file(table: pa.Table, side: Side) -> bytes:
+def shard_file(table: pa.Table, side: Side) -> memoryview:
     """The file that holds these rows, which carry what they belong to as the table's metadata."""
-    file = io.BytesIO()
+    file = pa.BufferOutputStream()
     pq.write_table(
         table,
         file,
@@ -183,7 +182,7 @@ def shard_file(table: pa.Table, side: Side) -> bytes:
         data_page_size=_PAGE_BYTES,
         row_group_size=_ROW_GROUP_ROWS,
     )
-    return file.getvalue()
+    return memoryview(file.getvalue())
 
 
 def _metadata(stamp: ShardStamp) -> dict[str, str]:
@@ -236,7 +235,7 @@ def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Tabl
         "text": ["caption_id", "clip_id", "caption", "embedding"],
     }[side]
     with _readable(folder, name):
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
         for column in columns:
             table.column(column)
         return table

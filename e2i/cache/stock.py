@@ -2,8 +2,8 @@
 
 Conventions: what is stored is told by the shards alone, under the fingerprint and generation of
 `cache.json`, so that nothing else has to survive a kill. Where an id stands more than once, the row
-counts whose content digest is that of the current recording or caption; among equals the one in a
-shard that the manifest names, then the one in the shard that comes first by name. Where the named
+counts whose content digest is that of the current recording or caption; among equals the one that
+the manifest counts, then the one in the shard that comes first by name. Where the named
 shards hold all that is wanted, the others are not opened. Shards that are being deleted hold
 nothing. A recording that cannot be looked up keeps the row that it has: audio may be moved away
 once it is embedded.
@@ -11,7 +11,7 @@ once it is embedded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -85,11 +85,12 @@ def take_stock(
     Raises:
         CacheCorruptError: a shard cannot be read, or is not as the manifest has it.
     """
+    gone = {name for side in SIDES for name in manifest.side(side).discarded} if manifest else set()
     if manifest is not None and not manifest.belongs_to(header):
         manifest = None
     wanted = _Wanted.of(clips)
     before = {**(manifest.verified if manifest else {}), **(known or {})}
-    files = {side: _files(folder, side, manifest) for side in SIDES}
+    files = {side: _files(folder, side, manifest, gone) for side in SIDES}
     reading = _Reading(folder, header, manifest, hashed)
     read = {side: reading.keys(side, files[side].named) for side in SIDES}
     enough = manifest is not None and manifest.complete and wanted.is_of(manifest)
@@ -136,11 +137,10 @@ class _Files:
     listed: set[str]
 
 
-def _files(folder: Folder, side: Side, manifest: Manifest | None) -> _Files:
+def _files(folder: Folder, side: Side, manifest: Manifest | None, gone: set[str]) -> _Files:
     files = [file for file in folder.files(side) if is_shard(file.name, side)]
     entries = manifest.side(side).shards if manifest else ()
     named = {entry.name for entry in entries}
-    gone = set(manifest.side(side).discarded) if manifest else set()
     return _Files(
         named=[file for file in files if file.name in named],
         others=[file for file in files if file.name not in named and file.name not in gone],
@@ -173,11 +173,16 @@ def _evaluated(
     before: Mapping[str, Verified],
 ) -> Stock:
     """The first row of each wanted id that is current."""
+    entries: dict[Side, dict[str, ShardEntry]] = {
+        side: {entry.name: entry for entry in (manifest.side(side).shards if manifest else ())}
+        for side in SIDES
+    }
     digest, verified = _current_digests(wanted.names, read["audio"], audio_root, manifest, before)
     return Stock(
         audio=_counted(
             read["audio"],
             "clip_id",
+            entries["audio"],
             lambda columns: [
                 digest.get(clip_id) == sha
                 for clip_id, sha in zip(columns["clip_id"], columns["content_sha256"], strict=True)
@@ -186,6 +191,7 @@ def _evaluated(
         text=_counted(
             read["text"],
             "caption_id",
+            entries["text"],
             lambda columns: [
                 wanted.captions.get(caption_id) == (clip_id, text)
                 for caption_id, clip_id, text in zip(*columns.values(), strict=True)
@@ -196,7 +202,12 @@ def _evaluated(
 
 
 def read_shards(
-    folder: Folder, side: Side, entries: Iterable[ShardEntry] = (), *, hashed: bool = False
+    folder: Folder,
+    side: Side,
+    entries: Iterable[ShardEntry] = (),
+    *,
+    skip: Collection[str] = (),
+    hashed: bool = False,
 ) -> list[ShardKeys]:
     """The ids in all shards of a side, sorted by name.
 
@@ -204,12 +215,14 @@ def read_shards(
         folder: the cache.
         side: audio or text.
         entries: what the manifest says of shards: sizes are compared, sums are taken over.
+        skip: shards to leave out.
         hashed: give the sha256 of the others too.
 
     Raises:
         CacheCorruptError: a shard cannot be read, or is not as the manifest has it.
     """
-    files = [file for file in folder.files(side) if is_shard(file.name, side)]
+    listed = (file for file in folder.files(side) if file.name not in skip)
+    files = [file for file in listed if is_shard(file.name, side)]
     return _read(folder, side, files, entries, hashed=hashed)
 
 
@@ -238,30 +251,45 @@ def _read(
 def _counted(
     shards: Sequence[ShardKeys],
     id_column: str,
+    entries: Mapping[str, ShardEntry],
     current: Callable[[dict[str, list[Any]]], list[bool]],
 ) -> SideStock:
-    """The first row of each id, among those that are current."""
+    """One row of each id, among those that are current: the one that counted before, if any."""
     stock = SideStock()
-    for keys in shards:
-        excluded = []
-        ids = keys.columns[id_column]
-        for row, (name, is_current) in enumerate(zip(ids, current(keys.columns), strict=True)):
-            if is_current and name not in stock.stored:
-                stock.stored.add(name)
-            else:
-                excluded.append(row)
-        if len(excluded) == keys.rows:
-            continue
-        entry = ShardEntry(
-            name=keys.name,
-            rows=keys.rows,
-            bytes=keys.size_bytes,
-            sha256=keys.sha256,
-            excluded=runs_of(excluded),
-        )
-        stock.shards.append(entry)
-    stock.shards.sort(key=lambda entry: entry.name)
+    usable = {keys.name: current(keys.columns) for keys in shards}
+    kept: dict[str, list[bool]] = {}
+    known = [keys for keys in shards if keys.name in entries]
+    for keys in known:
+        counts = entries[keys.name].mask()
+        may = [a and b for a, b in zip(usable[keys.name], counts, strict=True)]
+        kept[keys.name] = _take(keys.columns[id_column], may, stock.stored)
+    for keys in sorted(shards, key=lambda keys: keys.name):
+        have = kept.get(keys.name, [False] * keys.rows)
+        if not all(have):
+            more = _take(keys.columns[id_column], usable[keys.name], stock.stored)
+            have = [a or b for a, b in zip(have, more, strict=True)]
+        if any(have):
+            excluded = runs_of(row for row, has in enumerate(have) if not has)
+            entry = ShardEntry(
+                name=keys.name,
+                rows=keys.rows,
+                bytes=keys.size_bytes,
+                sha256=keys.sha256,
+                excluded=excluded,
+            )
+            stock.shards.append(entry)
     return stock
+
+
+def _take(ids: Sequence[str], usable: Sequence[bool], stored: set[str]) -> list[bool]:
+    """Which rows are taken: usable ones of ids that are not stored yet, which they are then."""
+    taken = []
+    for name, good in zip(ids, usable, strict=True):
+        new = good and name not in stored
+        if new:
+            stored.add(name)
+        taken.append(new)
+    return taken
 
 
 def _current_digests(

@@ -139,7 +139,7 @@ def test_everybodys_tools_open_a_shard(tmp_path) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "no parquet", "footer"])
 def test_a_damaged_shard_is_named(how: str) -> None:
-    whole = audio_shard(AUDIO, example_rows())
+    whole = bytes(audio_shard(AUDIO, example_rows()))
     data = {
         "cut": whole[:-100],
         "empty": b"",
