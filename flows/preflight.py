@@ -13,6 +13,7 @@ from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, text_settings
 from e2i.errors import RunFailedError
 from flows.doctor_parameters import DoctorParameters
+from flows.parameters import CacheRepairParameters
 
 SERVER_LIMIT_S = 3.0
 SERVER_ATTEMPTS = 3
@@ -25,7 +26,8 @@ def check_call(parameters: Configuration) -> None:
     Raises:
         ConfigError: what was asked for cannot be had.
     """
-    if isinstance(parameters, DoctorParameters):  # which is there to say what cannot be had
+    # The doctor is there to say what cannot be had; a repair takes the cache's own encoders.
+    if isinstance(parameters, DoctorParameters | CacheRepairParameters):
         return
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
