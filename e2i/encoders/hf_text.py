@@ -31,8 +31,14 @@ from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hf_settings import TEXT_MODEL_OPTION, hf_settings
 from e2i.encoders.hub_files import fetch_weights
 from e2i.encoders.model_files import WEIGHTS, ModelFiles, model_files
+from e2i.encoders.products import strict_float32
 from e2i.encoders.protocols import Settings
-from e2i.encoders.transformers_loading import Precision, load_model, load_tokenizer
+from e2i.encoders.transformers_loading import (
+    Precision,
+    load_model,
+    load_tokenizer,
+    pack_model,
+)
 from e2i.training.device import resolve_device
 
 if TYPE_CHECKING:
@@ -41,6 +47,8 @@ if TYPE_CHECKING:
 TOKENS_A_BATCH = {"cpu": 1024, "mps": 8192, "cuda": 65_536}
 """Tokens of one forward pass by device: what was quickest on a CPU, what keeps a GPU busy."""
 
+_TRIED = "A dog barks far away while rain falls on a tin roof."
+_TRIED_LENGTH = 16
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -195,7 +203,7 @@ def embedded(
     budget = TOKENS_A_BATCH[device.type]
 
     def run(rows: Sequence[int]) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), strict_float32():
             return forward(tokens.batch(rows, device)).float().cpu()
 
     for batch in length_batches(tokens.lengths, budget=budget, most_rows=most_rows):
@@ -235,14 +243,19 @@ def _load(files: ModelFiles, config: EncodersConfig, dim: int) -> _Loaded:
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     loaded = _Loaded(model.to(device), load_tokenizer(files), device)
-    tokens = tokenized(loaded.tokenizer, ["a"], 8)
+    inputs = tokenized(loaded.tokenizer, [_TRIED], _TRIED_LENGTH).batch([0], device)
+
+    def tried() -> Tensor:
+        with torch.inference_mode(), strict_float32():
+            return _pooled(loaded, config.text_pooling, inputs)
+
     try:
-        with torch.inference_mode():
-            tried = _pooled(loaded, config.text_pooling, tokens.batch([0], device))
+        shape = tried().shape
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise files.unusable(f"the model reads no captions ({type(error).__name__})") from error
-    if tried.shape != (1, dim):
-        raise files.unusable(f"an embedding has {tried.shape[-1]} dimensions and not {dim}")
+    if shape != (1, dim):
+        raise files.unusable(f"an embedding has {shape[-1]} dimensions and not {dim}")
+    pack_model(loaded.model, tried)
     return loaded
 
 

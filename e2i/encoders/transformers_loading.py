@@ -12,19 +12,21 @@ import logging
 import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from e2i.encoders.model_files import ModelFiles
+from e2i.encoders.products import TOLERANCE, pack_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Precision = Literal["float32", "bfloat16", "float16"]
+_log = logging.getLogger(__name__)
 _lock = threading.RLock()
 
 
@@ -86,6 +88,37 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
             raise files.unusable(
                 f"transformers does not take the tokenizer: {_line(error)}"
             ) from error
+    return tokenizer
+
+
+def pack_model(model: nn.Module, probe: Callable[[], Tensor]) -> None:
+    """Give a model the fast exact products of `products`, if it then still gives the same.
+
+    Some models look at a layer's weights themselves, which packed layers do not show: those stay
+    as they are.
+
+    Args:
+        model: on its device.
+        probe: what the model makes of some input; raises what the model raises.
+    """
+    layers = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, nn.Linear)
+    ]
+    expected = probe()
+    if not pack_linears(model):
+        return
+    try:
+        off = (probe() - expected).norm() / expected.norm()
+        same = bool(off <= TOLERANCE.get(next(model.parameters()).dtype, 0.0))
+    except (AttributeError, TypeError):
+        same = False
+    if not same:
+        _log.warning("the model does not work with packed products: torch's own are used")
+        for parent, name, layer in layers:
+            setattr(parent, name, layer)
 
 
 @contextlib.contextmanager
