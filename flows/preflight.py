@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
 
 from e2i.configuration import Configuration
 from e2i.encoders.config import EncodersConfig
-from e2i.encoders.load import audio_settings, text_settings
+from e2i.encoders.load import audio_settings, missing_audio_weights, text_settings
 from e2i.errors import RunFailedError
 from flows.doctor_parameters import DoctorParameters
 
@@ -30,8 +31,11 @@ def check_call(parameters: Configuration) -> None:
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
         if isinstance(value, EncodersConfig):
-            audio_settings(value)
             text_settings(value)
+            missing = missing_audio_weights(value)
+            if missing is not None:
+                sys.stderr.write(f"Fetching {missing.url} to {missing.path} (once)\n")
+            audio_settings(value)
 
 
 def check_server(api_url: str) -> None:

@@ -22,10 +22,40 @@ class EncodersConfig(Configuration):
         description="Text encoder: hf (a transformers model), clap (weights are fetched), or "
         "hashing (word and character n-grams, nothing to fetch).",
     )
+    audio_arch: Literal[
+        "passt_s_swa_p16_128_ap476",
+        "passt_s_kd_p16_128_ap486",
+        "passt_l_kd_p16_128_ap47",
+        "passt_s_p16_s16_128_ap468",
+        "openmic",
+        "fsd50k",
+        "fsd50k-n",
+        "stfthop100",
+        "stfthop160",
+        "passt_20sec",
+        "passt_30sec",
+        "passt_u600_f128_p16_s16_ap_460",
+        "passt_b_f128_p16_s16_ap_459",
+    ] = Field(
+        "passt_s_swa_p16_128_ap476",
+        description="passt: architecture, with its own strides, length of input and windows. Part "
+        "of the fingerprint.",
+    )
     audio_weights: str = Field(
         "",
         description="Weights of the audio encoder: published name, local file or folder, or URL; "
-        "default: the published ones.",
+        "default: the published ones, for clap laion/clap-htsat-unfused. Part of the fingerprint.",
+    )
+    weights_dir: str = Field(
+        "~/.cache/torch/hub/checkpoints",
+        min_length=1,
+        description="passt: local folder that fetched weights are kept in, and looked for first.",
+    )
+    windowing: Literal["hear", "segments", "dcase2025"] = Field(
+        "hear",
+        description="passt: windows of a clip. hear: whole up to the model's window, longer ones "
+        "in windows that overlap, as hear21passt; segments: side by side; dcase2025: up to three "
+        "of 10 s. Part of the fingerprint.",
     )
     text_model: str = Field(
         "roberta-base",
