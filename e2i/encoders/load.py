@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
+from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
 from e2i.encoders.passt import PasstEncoder, PasstOptions, passt_settings
 from e2i.encoders.passt_architectures import ARCHITECTURES
@@ -52,6 +53,8 @@ def text_settings(config: EncodersConfig) -> Settings:
     """
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
+    if config.text_encoder == "hf":
+        return hf_settings(config)
     raise _unavailable("text", config.text_encoder, "hashing")
 
 
@@ -102,11 +105,12 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     Raises:
         EncoderUnavailableError: it is not in this version.
     """
-    return _held(
-        _text_encoders,
-        fingerprint(text_settings(config)),
-        lambda: HashingEncoder(normalize=config.normalize),
-    )
+    key = fingerprint(text_settings(config))
+    if config.text_encoder == "hf":
+        from e2i.encoders.hf_text import HfTextEncoder  # noqa: PLC0415 - torch takes seconds
+
+        return _held(_text_encoders, _where(key, config), lambda: HfTextEncoder(config))
+    return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
 
 
 def _passt_options(config: EncodersConfig) -> PasstOptions:
@@ -137,6 +141,11 @@ def _held(encoders: dict[str, _T], key: str, load: Callable[[], _T]) -> _T:
         if key not in encoders:
             encoders[key] = load()
         return encoders[key]
+
+
+def _where(key: str, config: EncodersConfig) -> str:
+    """A model is held once for each device and batch size."""
+    return f"{key} {config.device} {config.batch_size}"
 
 
 def _unavailable(side: str, name: str, available: str) -> EncoderUnavailableError:

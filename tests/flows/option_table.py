@@ -64,6 +64,10 @@ def audio_of(run: Ran) -> bytes:
     return run.cache.audio.tobytes()
 
 
+def text_of(run: Ran) -> bytes:
+    return run.cache.text.tobytes()
+
+
 def weights_of(run: Ran) -> dict[str, bytes]:
     return {name: weight.tobytes() for name, weight in run.weights.items()}
 
@@ -129,6 +133,10 @@ EMBEDDINGS = [
     Row(E_, "--cache-dir", "{run}/elsewhere", "cache_dir", "{run}/elsewhere",
         becomes(lambda run: "elsewhere/manifest.json" in run.files, False, True),
         otherwise="{run}/cache"),
+    Row(E_, "--text-model", "{world}/roberta", "encoders.text_model", "{world}/roberta",
+        lambda before, after: before.cache.text.shape == after.cache.text.shape
+        and text_of(before) != text_of(after),
+        given={"--text-encoder": "hf", "--device": "cpu"}, otherwise="{world}/another roberta"),
     # Neither changes an embedding, and the encoders without weights take no heed of them.
     Row(E_, "--batch-size", "1", "encoders.batch_size", 1,
         lambda before, after: audio_of(before) == audio_of(after), neutral=True),
