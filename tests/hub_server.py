@@ -43,7 +43,8 @@ ROUTES = {
     "batch": r"POST /datasets/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch",
     "put": r"PUT /blobs/(?P<digest>[0-9a-f]{64})",
     "verify": r"POST /verify",
-    "resolve": r"(?:GET|HEAD) /datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)",
+    "resolve": r"(?:GET|HEAD) /datasets/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/"
+    r"(?P<path>.+)",
 }
 _PATTERNS = {name: re.compile(pattern) for name, pattern in ROUTES.items()}
 _LARGE = (".parquet", ".pt", ".png", ".bin")
@@ -258,6 +259,12 @@ class HubServer:
                 return commit
         raise _Refused(404, "RevisionNotFound", "Invalid rev id")
 
+    def admit(self, known: bool, signed: bool, authorization: str | None) -> None:
+        if not known:
+            raise _Refused(404, said="nothing there")
+        if self.token and not signed and authorization != f"Bearer {self.token}":
+            raise _Refused(401, said="Invalid username or password.")
+
     def answer(self, route: str, match: dict[str, str | None], ask: _Ask) -> _Answer:
         with self._lock:
             return getattr(self, "_on_" + route.replace("-", "_"))(match, ask)
@@ -305,7 +312,12 @@ class HubServer:
             for depth in range(1, len(parts)):
                 if recursive or depth == 1:
                     folder = start + "/".join(parts[:depth])
-                    shown[folder] = {"type": "directory", "path": folder, "oid": "0" * 40, "size": 0}
+                    shown[folder] = {
+                        "type": "directory",
+                        "path": folder,
+                        "oid": "0" * 40,
+                        "size": 0,
+                    }
             if recursive or len(parts) == 1:
                 shown[path] = _described(path, entry)
         entries = [shown[path] for path in sorted(shown)]
@@ -475,11 +487,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def _answered(self, route, match, ask: _Ask, authorization: str | None) -> _Answer:
             try:
-                if match is None:
-                    raise _Refused(404, said=f"nothing at {self.path}")
                 signed = route == "put" and ask.query.get("X-Signature") == [SIGNATURE]
-                if hub.token and not signed and authorization != f"Bearer {hub.token}":
-                    raise _Refused(401, said="Invalid username or password.")
+                hub.admit(match is not None, signed, authorization)
                 return hub.answer(route, match.groupdict(), ask)
             except _Refused as refusal:
                 headers = {"X-Error-Code": refusal.error} if refusal.error else {}

@@ -1,10 +1,10 @@
 """The data card: `README.md` at the root of the data set.
 
-Conventions: its metadata hold a license and one configuration a table (`audio`, `text`, and those of
-pseudo-images), with one split an e2i split, so that the Hub's viewer and `datasets.load_dataset`
-work at once. A folder whose name is its split shares the configurations of its siblings; any other
-folder has its own, named after it. A card that is there already is kept: only the entries of this
-folder are replaced in its metadata, and in its text the part between this folder's marks.
+Conventions: its metadata hold a license and one configuration a table (`audio`, `text`, and those
+of pseudo-images), with one split an e2i split, so that the Hub's viewer and `load_dataset` of
+`datasets` work at once. A folder whose name is its split shares the configurations of its siblings;
+any other folder has its own, named after it. A card that is there already is kept: only the entries
+of this folder are replaced in its metadata, and in its text the part between this folder's marks.
 
 Source: https://huggingface.co/docs/hub/datasets-manual-configuration.
 """
@@ -32,7 +32,7 @@ _LICENSES: dict[str, dict[str, str]] = {
         "license_link": "https://zenodo.org/records/4783391",
     }
 }
-"""By what the name of the data set holds. Embeddings are under the terms of what they are made of."""
+"""By what the name of the data set holds: embeddings are under the terms of their recordings."""
 
 _UNKNOWN_LICENSE = {"license": "unknown"}
 
@@ -129,7 +129,8 @@ def _parsed(existing: bytes) -> tuple[dict[str, Any], str]:
         if not text.startswith("---"):
             return {}, text
         card = RepoCard(text)
-        return dict(card.data.to_dict()), str(card.text)
+        metadata: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
+        return metadata, str(card.text)
     except Exception as error:  # what YAML by others raises
         raise StorageError(
             f"the data card cannot be read: got {type(error).__name__} in {CARD_NAME} of the data "
@@ -212,5 +213,5 @@ def _mark(which: str, prefix: str) -> str:
 
 
 def _slug(name: str) -> str:
-    """A folder's name as part of a configuration's: `pseudo_images/audio` is `pseudo-images-audio`."""
+    """A folder as part of a name: `pseudo_images/audio` is `pseudo-images-audio`."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")

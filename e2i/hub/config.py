@@ -16,8 +16,8 @@ class HubConfig(Configuration):
 
     hf_dataset: str | None = Field(
         default=None,
-        description="Mirror the cache to this data set on the Hugging Face Hub, 'owner/name'; made, "
-        "private, where there is none.",
+        description="Mirror the cache to this data set on the Hugging Face Hub, 'owner/name'; "
+        "made, private, where there is none.",
     )
     hf_prefix: str = Field(
         default="",
@@ -26,8 +26,8 @@ class HubConfig(Configuration):
     )
     hf_token: SecretStr | None = Field(
         default=None,
-        description="Token to write with. Default: HF_TOKEN, or the login of `hf auth login`. It is "
-        "stored and shown nowhere.",
+        description="Token to write with. Default: HF_TOKEN, or the login of `hf auth login`. It "
+        "is stored and shown nowhere.",
     )
     upload_every: int | None = Field(
         default=None,
@@ -56,7 +56,7 @@ class HubConfig(Configuration):
             part and part not in {".", "..", ".git", ".cache"} and part.isprintable()
             for part in parts
         )
-        if value.strip("/") and not plain or "\\" in value:
+        if (value.strip("/") and not plain) or "\\" in value:
             raise ValueError(
                 f"not a folder of a data set: got {value!r}, expected names with '/' between them "
                 "and no '.' or '..'. Correct --hf-prefix."

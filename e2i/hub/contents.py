@@ -1,7 +1,7 @@
 """What a cache has to send: its files, by name, and whether the Hub holds them already.
 
-Conventions: names are below the cache's folder; the same names stand below `--hf-prefix` in the data
-set. What is sent is what a manifest names, and the documents that belong to it.
+Conventions: names are below the cache's folder; the same names stand below `--hf-prefix` in the
+data set. What is sent is what a manifest names, and the documents that belong to it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ class OutgoingFile:
 
     Attributes:
         content: its bytes, a local file, or what reads them.
-        size_bytes: of the file.
-        sha256: of the file; empty where only its name and size tell, as of a shard that no manifest
-            names yet.
+        size_bytes: of the file; None where its name says what it holds, and it is made when sent.
+        sha256: of the file; empty where its name says what it holds.
     """
 
     content: Content
-    size_bytes: int
+    size_bytes: int | None = None
     sha256: str = ""
 
     def is_held_by(self, file: HubFile | None) -> bool:
@@ -39,7 +38,7 @@ class OutgoingFile:
             return False
         if isinstance(self.content, bytes):
             return file.holds(self.content)
-        if file.size_bytes != self.size_bytes:
+        if self.size_bytes not in {None, file.size_bytes}:
             return False
         return file.sha256 is None or not self.sha256 or file.sha256 == self.sha256
 

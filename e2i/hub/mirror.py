@@ -4,8 +4,8 @@ Conventions: what is still to be sent is what the cache holds and the data set l
 looking at both. The cache on its disk or store is thus the queue, and survives whatever ends a run:
 the next one sends what this one has not. Shards are sent as they are stored, whatever their run
 came to; `cache.json` and `manifest.json` come last, in one commit with whatever was left, so that
-the Hub never shows a manifest without its shards. Shards that the manifest no longer names leave the
-data set in that commit; its history keeps them.
+the Hub never shows a manifest without its shards. Shards that the manifest no longer names leave
+the data set in that commit; its history keeps them.
 
 A commit holds at most 500 files, and there is at most one a minute. Where somebody else committed
 first, the mirror looks again; where the Hub asks to come back later, it does, as often as its
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from e2i.cache.header import CacheHeader, read_header
-from e2i.cache.layout import HEADER_NAME, SIDES, is_shard, parse_document
+from e2i.cache.layout import HEADER_NAME, SIDES, Side, is_shard, parse_document
 from e2i.cache.reader import open_cache
 from e2i.cache.shards import ShardStamp, read_keys
 from e2i.errors import ConfigError, HubBusyError, StaleWriteError
@@ -122,7 +122,7 @@ class Mirror:
         self.sent = Sent()
         self.lacking: int | None = None
         self._last_commit: float | None = None
-        self._stamped: dict[str, bool] = {}
+        self._stamps: dict[str, tuple[ShardStamp | None, int]] = {}
         self._ensured = False
         self._stop = threading.Event()
 
@@ -132,8 +132,12 @@ class Mirror:
         return self.repository.url + (f"/tree/main/{self._prefix}" if self._prefix else "")
 
     def stop(self) -> None:
-        """Let pauses end at once, with the error that they were for."""
+        """Let pauses end at once, with the error that they were for, until `resume`."""
         self._stop.set()
+
+    def resume(self) -> None:
+        """Pause again where there is reason to."""
+        self._stop.clear()
 
     def check(self) -> None:
         """Make the data set if there is none; refuse a folder of it that holds another cache.
@@ -144,15 +148,27 @@ class Mirror:
         """
         self._refuse_other_cache(self._head())
 
-    def send_shards(self) -> None:
+    def send_shards(self, at_least: int = 1, captions_per_clip: float = 1.0) -> None:
         """Send the shards that are stored by now and that the data set lacks, in one commit.
+
+        Args:
+            at_least: pairs that they have to hold together; fewer wait for more. Pairs are the
+                captions, or the captions of the clips, whichever are more.
+            captions_per_clip: of the cache.
 
         Raises:
             ConfigError: see `check`.
+            CacheError: a shard or `cache.json` cannot be read.
             StorageError: the Hub refused, or does not answer; nothing is lost by that.
         """
         header = read_header(self._folder)
-        self._bring(self._stored_shards, "Add shards", one_commit=True, header=header)
+
+        def find(head: Head) -> _Change:
+            change, rows = self._stored_shards(head, header)
+            pairs = max(rows["text"], rows["audio"] * captions_per_clip)
+            return change if pairs >= at_least else _Change()
+
+        self._bring(find, "Add shards", one_commit=True, header=header)
 
     def finish(
         self,
@@ -207,8 +223,8 @@ class Mirror:
                     return True
                 part = self._part(change)
                 self._wait_for_turn()
-                self.repository.commit(head, _contents(part), title, part.delete)
-                self._count(part)
+                size_bytes = self.repository.commit(head, _contents(part), title, part.delete)
+                self._count(part, size_bytes)
                 self.lacking -= len(part.large) + len(part.documents)
                 return one_commit or part is change
 
@@ -222,11 +238,10 @@ class Mirror:
         first = list(change.large.items())[:FILES_A_COMMIT]
         return _Change(dict(first))
 
-    def _count(self, part: _Change) -> None:
+    def _count(self, part: _Change, size_bytes: int) -> None:
         self._last_commit = time.monotonic()
-        sent = (*part.large.values(), *part.documents.values())
-        self.sent.files += len(sent)
-        self.sent.size_bytes += sum(file.size_bytes for file in sent)
+        self.sent.files += len(part.large) + len(part.documents)
+        self.sent.size_bytes += size_bytes
         self.sent.deleted += len(part.delete)
         self.sent.commits += 1
 
@@ -237,8 +252,13 @@ class Mirror:
         return self.repository.head()
 
     def _wait_for_turn(self) -> None:
-        if self._last_commit is not None:
-            self._pause(self._last_commit + self._pace.interval_s - time.monotonic())
+        if self._last_commit is None:
+            return
+        if self._pause(self._last_commit + self._pace.interval_s - time.monotonic()):
+            raise HubBusyError(
+                f"not sent to {self.url} yet: got the end of the run before this commit's turn, "
+                f"expected {self._pace.interval_s:g} s between two. The next one sends it."
+            )
 
     def _pause(self, seconds: float) -> bool:
         """Wait; whether it was cut short."""
@@ -278,28 +298,30 @@ class Mirror:
                     f"{theirs_is!r} as there. Choose another --hf-prefix."
                 )
 
-    def _stored_shards(self, head: Head) -> _Change:
-        """Shards of the present encoders that the data set lacks."""
-        header = read_header(self._folder)
+    def _stored_shards(self, head: Head, header: CacheHeader) -> tuple[_Change, dict[Side, int]]:
+        """Shards of the present encoders that the data set lacks, and their rows by side."""
         found: dict[str, OutgoingFile] = {}
+        rows: dict[Side, int] = dict.fromkeys(SIDES, 0)
         for side in SIDES:
             stamp = ShardStamp.of(header, side)
             for file in self._folder.files(side):
                 if not is_shard(file.name, side) or self._path(file.name) in head.files:
                     continue
-                if file.name not in self._stamped:
+                if file.name not in self._stamps:
                     keys = read_keys(self._folder, file, side, hashed=False)
-                    self._stamped[file.name] = keys.stamp == stamp
-                if self._stamped[file.name]:
+                    self._stamps[file.name] = keys.stamp, keys.rows
+                stored, count = self._stamps[file.name]
+                if stored == stamp:
                     content = content_of(self._folder, file.name)
                     found[file.name] = OutgoingFile(content, file.size_bytes)
+                    rows[side] += count
         change = _Change(self._lacking(head, found))
         if change:
             card = self.repository.read(head, CARD_NAME)
             if not speaks_of(card, self._prefix):
                 card = data_card(card, self._prefix, CardFacts.of_header(header))
                 change.documents[CARD_NAME] = OutgoingFile(card, len(card))
-        return change
+        return change, rows
 
     def _lacking(self, head: Head, files: Mapping[str, OutgoingFile]) -> dict[str, OutgoingFile]:
         """By path in the data set: those that it does not hold."""

@@ -1,16 +1,17 @@
 """One data set on the Hub, by the `huggingface_hub` client.
 
-Conventions: what changes goes through `commit`, one commit a call, on top of the head that was last
-read: of two writers the later one finds out and looks again. Errors come as the `StorageError` tree,
-in words made here: those of the client hold URLs that are signed, and are neither shown nor chained.
-The client has no time-outs of its own; here an answer is waited for five minutes, and a connection
-for ten seconds.
+Conventions: what changes goes through `commit`, one commit a call, on top of the head that was
+last read: of two writers the later one finds out and looks again. Errors come as the `StorageError`
+tree, in words made here: those of the client hold URLs that are signed, and are neither shown nor
+chained. The client has no time-outs of its own; here an answer is waited for five minutes, and a
+connection for ten seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,8 +173,8 @@ class HubRepository:
         files: Mapping[str, Content],
         message: str,
         delete: Sequence[str] = (),
-    ) -> str:
-        """Add or replace files, and delete others, in one commit on top of `head`; its id.
+    ) -> int:
+        """Add or replace files, and delete others, in one commit on top of `head`; their bytes.
 
         Large files are sent first, a few at a time; those that the Hub holds are not sent again.
 
@@ -193,14 +194,15 @@ class HubRepository:
                 ]
                 self._api.preupload_lfs_files(self.repo_id, together, repo_type="dataset")
                 additions += together
-            done = self._api.create_commit(
+            size_bytes = sum(addition.upload_info.size for addition in additions)
+            self._api.create_commit(
                 self.repo_id,
                 [*additions, *(CommitOperationDelete(path, is_folder=False) for path in delete)],
                 commit_message=message,
                 repo_type="dataset",
                 parent_commit=head.commit,
             )
-        return str(done.oid)
+        return size_bytes
 
     @contextlib.contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -285,21 +287,21 @@ def _groups(files: Mapping[str, Content]) -> Iterator[list[tuple[str, Content]]]
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The client's own bars and retry messages are left out: errors say what is to be said."""
-    from huggingface_hub.utils import (  # noqa: PLC0415
+    from huggingface_hub.utils import logging as client_logging  # noqa: PLC0415
+    from huggingface_hub.utils.tqdm import (  # noqa: PLC0415
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
-        logging,
     )
 
-    were_disabled, verbosity = are_progress_bars_disabled(), logging.get_verbosity()
+    were_disabled, verbosity = are_progress_bars_disabled(), client_logging.get_verbosity()
     if not were_disabled:
         disable_progress_bars()
-    logging.set_verbosity_error()
+    client_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        client_logging.set_verbosity(verbosity)
         if not were_disabled:
             enable_progress_bars()
 
