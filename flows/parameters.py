@@ -18,7 +18,7 @@ from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.soundscapes.config import SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
-from e2i.hub.config import HubConfig
+from e2i.hub.config import DEFAULT_REPO, HubConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.tracking.config import TrackingConfig
@@ -192,6 +192,31 @@ class EvalProjectionParameters(Configuration):
     )
     evaluation: Annotated[EvaluationConfig, _Bare] = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+
+class DownloadEmbeddingsParameters(Configuration):
+    """Restore a cache from the Hugging Face Hub, or from the URL of a folder."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL that the cache is restored to.")
+    repo_id: str = Field(
+        DEFAULT_REPO,
+        min_length=1,
+        description="Data set on the Hugging Face Hub, 'owner/name', or the URL of a folder that "
+        "caches are kept in (s3://bucket/embeddings).",
+    )
+    subset: str = Field(
+        "",
+        description="Folder of the cache there; default: the name of cache_dir, or else the root.",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of the data set; default: main."
+    )
+    force: bool = Field(
+        False, description="Replace what cache_dir holds, if that is something else."
+    )
+    print_stats: bool = Field(
+        False, description="Print figures about the embeddings: shape, lengths, values."
+    )
 
 
 class CacheInfoParameters(Configuration):

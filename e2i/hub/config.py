@@ -8,6 +8,9 @@ from pydantic import Field, SecretStr, field_validator
 
 from e2i.configuration import Configuration
 
+DEFAULT_REPO = "younissk/audio-text-embed-to-images"
+"""Where the original kept its embeddings."""
+
 _REPO_PATTERN = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}"
 
 
