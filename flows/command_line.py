@@ -55,6 +55,11 @@ COMMANDS: dict[str, Command] = {
         "DownloadDatasetParameters",
         "flows.downloading:download_dataset",
     ),
+    "download-embeddings": Command(
+        "restore a cache from the Hugging Face Hub, or from S3",
+        "DownloadEmbeddingsParameters",
+        "flows.downloading:download_embeddings",
+    ),
     "cache-embeddings": Command(
         "embed the recordings and captions of one split",
         "CacheEmbeddingsParameters",

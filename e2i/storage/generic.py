@@ -42,6 +42,8 @@ _VERSION_KEYS = (
     "LastModified",
     "created",
 )
+_CLIENTS = ("aiohttp", "httpx2", "httpcore2", "huggingface_hub.errors")
+"""Whose errors without a status are of the network."""
 _WEB = frozenset({"http", "https"})
 
 
@@ -198,7 +200,7 @@ def _translate(
         return translation.not_allowed(action, where, reason, step)
     if status in {404, 410}:
         return translation.not_found(where)
-    lost = type(error).__module__.startswith("aiohttp") and not status
+    lost = type(error).__module__.startswith(_CLIENTS) and not status
     if lost or status == 429 or (status >= 500 and status != 501):
         return translation.unavailable(action, where, reason)
     if isinstance(error, OSError):
