@@ -1,11 +1,11 @@
 """Shards: the rows of one chunk as one Parquet file.
 
 Conventions: a row is one clip or one caption; embeddings are float32, finite, a fixed-size list of
-D values that cannot be null. The file's own metadata say which cache, fingerprint and generation
-the rows belong to. The same rows give the same bytes under one version of pyarrow. Pages are
-neither compressed nor dictionary-coded: embeddings do not compress, and reading is then
-nearly a copy. A shard's key is a hash of its ids, their content digests, the fingerprint, the
-generation and the revision.
+D values that cannot be null; the embeddings of a clip's windows are a list of such lists. The
+file's own metadata say which cache, fingerprint and generation the rows belong to. The same rows
+give the same bytes under one version of pyarrow. Pages are neither compressed nor dictionary-coded:
+embeddings do not compress, and reading is then nearly a copy. A shard's key is a hash of its ids,
+their content digests, the fingerprint, the generation and the revision.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _WHOLE_BYTES = 8 * 2**20
 """Remote shards up to this size are read in one request."""
 _PREFIX = "e2i."
 
+WINDOWS_COLUMN = "windows"
+
 ID_COLUMN: dict[Side, str] = {"audio": "clip_id", "text": "caption_id"}
 _KEY_COLUMNS: dict[Side, list[str]] = {
     "audio": ["clip_id", "content_sha256", "source_bytes", "source_version"],
@@ -55,6 +57,7 @@ class ShardStamp:
     generation: int
     dim: int
     revision: int = field(default=0, compare=False)
+    store_windows: bool = False
 
     @classmethod
     def of(cls, header: CacheHeader, side: Side, revision: int = 0) -> ShardStamp:
@@ -64,12 +67,16 @@ class ShardStamp:
             *(side, header.dataset, header.split, stored.fingerprint, stored.generation),
             stored.dim,
             revision,
+            stored.store_windows,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class AudioRow:
-    """One clip: its embedding, float32 (D,), and the recording that it is made from."""
+    """One clip: its embedding, float32 (D,), and the recording that it is made from.
+
+    `windows` are the embeddings of its windows, float32 (W, D), where they are stored.
+    """
 
     clip_id: str
     content_sha256: str
@@ -78,6 +85,7 @@ class AudioRow:
     embedding: NDArray[np.float32]
     duration_s: float
     num_windows: int
+    windows: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,11 @@ def embedding_type(dim: int) -> pa.DataType:
     return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
 
 
+def windows_type(dim: int) -> pa.DataType:
+    """The Parquet type of the embeddings of a clip's windows."""
+    return pa.list_(pa.field("element", embedding_type(dim), nullable=False))
+
+
 def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> memoryview:
     """The file that holds these clips."""
     fields: list[tuple[str, pa.DataType, list[object]]] = [
@@ -132,7 +145,19 @@ def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> memoryview:
         ("duration_s", pa.float64(), [row.duration_s for row in rows]),
         ("num_windows", pa.int32(), [row.num_windows for row in rows]),
     ]
-    return _write(stamp, fields, np.stack([row.embedding for row in rows]), before=4)
+    embeddings = np.stack([row.embedding for row in rows])
+    if not stamp.store_windows:
+        return _write(stamp, fields, embeddings, before=4)
+    windows = [row.windows for row in rows if row.windows is not None]
+    return _write(stamp, fields, embeddings, before=4, windows=_windows_column(stamp, windows))
+
+
+def _windows_column(stamp: ShardStamp, windows: Sequence[NDArray[np.float32]]) -> pa.Array:
+    """One list of embeddings a clip."""
+    ends = np.cumsum([0, *(len(of_clip) for of_clip in windows)], dtype=np.int32)
+    flat = np.concatenate(windows).astype(np.float32, copy=False).reshape(-1)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=embedding_type(stamp.dim))
+    return pa.ListArray.from_arrays(pa.array(ends), values, type=windows_type(stamp.dim))
 
 
 def text_shard(
@@ -158,14 +183,18 @@ def _write(
     fields: list[tuple[str, pa.DataType, list[object]]],
     embeddings: NDArray[np.float32],
     before: int,
+    windows: pa.Array | None = None,
 ) -> memoryview:
-    """The fields, with the embeddings after the first `before` of them."""
+    """The fields, with the embeddings after the first `before` of them, and windows at the end."""
     list_type = embedding_type(stamp.dim)
     schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
     arrays = [pa.array(values, kind) for _, kind, values in fields]
     flat = np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1)
     schema.insert(before, pa.field("embedding", list_type, nullable=False))
     arrays.insert(before, pa.FixedSizeListArray.from_arrays(pa.array(flat), type=list_type))
+    if windows is not None:
+        schema.append(pa.field(WINDOWS_COLUMN, windows.type, nullable=False))
+        arrays.append(windows)
     table = pa.Table.from_arrays(arrays, schema=pa.schema(schema, metadata=_metadata(stamp)))
     return shard_file(table, stamp.side)
 
@@ -298,6 +327,7 @@ def _stamp(schema: pa.Schema, side: Side) -> ShardStamp | None:
         fingerprint=held[_PREFIX + "fingerprint"],
         generation=int(held[_PREFIX + "generation"]),
         dim=embedding.list_size if pa.types.is_fixed_size_list(embedding) else 0,
+        store_windows=WINDOWS_COLUMN in schema.names,
     )
 
 

@@ -39,7 +39,7 @@ def audio_settings(config: EncodersConfig) -> Settings:
         EncoderUnavailableError: it is not in this version, or its weights cannot be had.
     """
     if config.audio_encoder == "logmel":
-        return logmel_settings(normalize=config.normalize)
+        return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     if config.audio_encoder == "passt":
         return passt_settings(_passt_options(config), _passt_weights(config))
     raise _unavailable("audio", config.audio_encoder, "logmel")
@@ -79,7 +79,11 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
     """
     key = fingerprint(audio_settings(config))
     if config.audio_encoder != "passt":
-        return _held(_audio_encoders, key, lambda: LogMelEncoder(normalize=config.normalize))
+        return _held(
+            _audio_encoders,
+            key,
+            lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
+        )
     from e2i.training.device import resolve_device  # noqa: PLC0415 - imports torch
 
     device = str(resolve_device(config.device))
@@ -119,6 +123,7 @@ def _passt_options(config: EncodersConfig) -> PasstOptions:
         windowing=config.windowing,
         precision=config.precision,
         normalize=config.normalize,
+        resampler=config.resampler,
     )
 
 

@@ -108,6 +108,7 @@ class World:
     audio: CountingAudioEncoder = field(default_factory=CountingAudioEncoder)
     text: CountingTextEncoder = field(default_factory=CountingTextEncoder)
     split: str = "development"
+    store_windows: bool = False
 
     def put(self, clip_id: str, content: bytes | None = None, captions: int = 2) -> None:
         """A clip, new or changed; its captions tell its name."""
@@ -137,7 +138,8 @@ class World:
 
     @property
     def sides(self) -> tuple[SideSettings, SideSettings]:
-        return SideSettings.of(self.audio), SideSettings.of(self.text)
+        audio = SideSettings.of(self.audio, store_windows=self.store_windows)
+        return audio, SideSettings.of(self.text)
 
     def plan(self, chunk_size: int = 3, **options) -> CachePlan:
         return plan_cache(
