@@ -23,6 +23,7 @@ import flows.learning
 import flows.private_server
 import tasks.embedding
 import tasks.learning
+import tasks.mirroring
 import tasks.progress
 import tasks.rendering
 import tasks.tracking
@@ -66,7 +67,13 @@ def plain_program() -> Iterator[None]:
         patch.setattr(execution, "_load", lambda reference: _plain(load(reference)))
         patch.setattr(flows.private_server, "ensure_server", _NoServer)
         patch.setattr(flows.private_server, "flush_events", lambda: True)
-        for module in (tasks.embedding, tasks.learning, tasks.progress, tasks.tracking):
+        for module in (
+            tasks.embedding,
+            tasks.learning,
+            tasks.mirroring,
+            tasks.progress,
+            tasks.tracking,
+        ):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("plain program"))
         patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
@@ -82,6 +89,7 @@ def plain_program() -> Iterator[None]:
             (flows.caching, "plan_embedding"),
             (flows.caching, "finish_embedding"),
             (flows.caching, "draw_sheet"),
+            (tasks.mirroring, "send_rest"),
             (flows.learning, "train"),
             (flows.learning, "evaluate"),
         ):

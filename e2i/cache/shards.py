@@ -3,18 +3,17 @@
 Conventions: a row is one clip or one caption; embeddings are float32, finite, a fixed-size list of
 D values that cannot be null; the embeddings of a clip's windows are a list of such lists. The
 file's own metadata say which cache, fingerprint and generation the rows belong to. The same rows
-give the same bytes under one version of pyarrow. Pages are large and neither compressed nor
-dictionary-coded: embeddings do not compress, and reading is then nearly a copy. A shard's key is a
-hash of its ids, their content digests, the fingerprint and the generation.
+give the same bytes under one version of pyarrow. Pages are neither compressed nor dictionary-coded:
+embeddings do not compress, and reading is then nearly a copy. A shard's key is a hash of its ids,
+their content digests, the fingerprint, the generation and the revision.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from e2i.errors import CacheCorruptError, StorageError
 from e2i.storage import FileInfo, Folder
 
 _KEY_DIGITS = 20
-_PAGE_BYTES = 16 * 2**20
+_PAGE_BYTES = 2**20
 _ROW_GROUP_ROWS = 20_000
 _WHOLE_BYTES = 8 * 2**20
 """Remote shards up to this size are read in one request."""
@@ -45,7 +44,11 @@ _KEY_COLUMNS: dict[Side, list[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ShardStamp:
-    """What the rows of a shard belong to."""
+    """What the rows of a shard belong to.
+
+    The revision (that of the manifest which the shard was planned by) is part of its key alone:
+    rows count whatever it is.
+    """
 
     side: Side
     dataset: str
@@ -53,15 +56,18 @@ class ShardStamp:
     fingerprint: str
     generation: int
     dim: int
+    revision: int = field(default=0, compare=False)
     store_windows: bool = False
 
     @classmethod
-    def of(cls, header: CacheHeader, side: Side) -> ShardStamp:
+    def of(cls, header: CacheHeader, side: Side, revision: int = 0) -> ShardStamp:
         """What rows of this side have to carry to count."""
         stored = header.side(side)
         return cls(
             *(side, header.dataset, header.split, stored.fingerprint, stored.generation),
-            *(stored.dim, stored.store_windows),
+            stored.dim,
+            revision,
+            stored.store_windows,
         )
 
 
@@ -112,6 +118,7 @@ def shard_key(stamp: ShardStamp, contents: Iterable[tuple[str, str]]) -> str:
     """Key of the shard that holds these (id, content digest), in this order."""
     digest = hashlib.sha256()
     parts = [stamp.side, stamp.fingerprint, str(stamp.generation)]
+    parts += [f"revision {stamp.revision}"] if stamp.revision else []
     for part in (*parts, *(word for pair in contents for word in pair)):
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
@@ -128,7 +135,7 @@ def windows_type(dim: int) -> pa.DataType:
     return pa.list_(pa.field("element", embedding_type(dim), nullable=False))
 
 
-def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> bytes:
+def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> memoryview:
     """The file that holds these clips."""
     fields: list[tuple[str, pa.DataType, list[object]]] = [
         ("clip_id", pa.string(), [row.clip_id for row in rows]),
@@ -157,7 +164,7 @@ def text_shard(
     stamp: ShardStamp,
     captions: Sequence[tuple[str, str, str]],
     embeddings: NDArray[np.float32],
-) -> bytes:
+) -> memoryview:
     """The file that holds these captions.
 
     Args:
@@ -177,7 +184,7 @@ def _write(
     embeddings: NDArray[np.float32],
     before: int,
     windows: pa.Array | None = None,
-) -> bytes:
+) -> memoryview:
     """The fields, with the embeddings after the first `before` of them, and windows at the end."""
     list_type = embedding_type(stamp.dim)
     schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
@@ -189,17 +196,22 @@ def _write(
         schema.append(pa.field(WINDOWS_COLUMN, windows.type, nullable=False))
         arrays.append(windows)
     table = pa.Table.from_arrays(arrays, schema=pa.schema(schema, metadata=_metadata(stamp)))
-    file = io.BytesIO()
+    return shard_file(table, stamp.side)
+
+
+def shard_file(table: pa.Table, side: Side) -> memoryview:
+    """The file that holds these rows, which carry what they belong to as the table's metadata."""
+    file = pa.BufferOutputStream()
     pq.write_table(
         table,
         file,
         compression="none",
         use_dictionary=False,
-        write_statistics=[ID_COLUMN[stamp.side]],
+        write_statistics=[ID_COLUMN[side]],
         data_page_size=_PAGE_BYTES,
         row_group_size=_ROW_GROUP_ROWS,
     )
-    return file.getvalue()
+    return memoryview(file.getvalue())
 
 
 def _metadata(stamp: ShardStamp) -> dict[str, str]:
@@ -252,10 +264,20 @@ def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Tabl
         "text": ["caption_id", "clip_id", "caption", "embedding"],
     }[side]
     with _readable(folder, name):
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
         for column in columns:
             table.column(column)
         return table
+
+
+def stamp_of(folder: Folder, name: str, side: Side, data: pa.Buffer) -> ShardStamp | None:
+    """What the rows of a shard belong to; None for a file that is no shard of this side.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    with _readable(folder, name):
+        return _stamp(pq.ParquetFile(pa.BufferReader(data)).schema_arrow, side)
 
 
 @contextlib.contextmanager
@@ -284,7 +306,7 @@ def _readable(folder: Folder, name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise missing(folder, name) from error
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0].rstrip(".")
         raise corrupt(folder, name, reason, "a whole Parquet file") from error
 
@@ -313,7 +335,7 @@ def corrupt(folder: Folder, name: str, got: str, expected: str) -> CacheCorruptE
     """The error for a shard that is not what it should be."""
     return CacheCorruptError(
         f"a shard of the cache is damaged: got {got} in {folder.url}/{name}, expected {expected}. "
-        "Delete that file and run `e2i cache-embeddings` again as before; the rest is reused."
+        "Run `e2i cache repair` with the options of `e2i cache-embeddings`; the rest is reused."
     )
 
 
@@ -321,5 +343,6 @@ def missing(folder: Folder, name: str) -> CacheCorruptError:
     """The error for a shard that the manifest names and that is not there."""
     return CacheCorruptError(
         f"a shard of the cache is missing: got no {name} in {folder.url}, expected it as the "
-        "manifest names it. Run `e2i cache-embeddings` again as before; the rest is reused."
+        "manifest names it. If the cache was pruned meanwhile, read it again; else run `e2i cache "
+        "repair` with the options of `e2i cache-embeddings`: the rest is reused."
     )

@@ -44,7 +44,7 @@ _ORIGINAL = {
 ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
-WEIGHTS = "needs the weights of PaSST or RoBERTa"
+WEIGHTS = "needs the weights of PaSST"
 HUB = "needs the Hugging Face Hub"
 FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
@@ -53,7 +53,7 @@ _HUB_OPTIONS = ("--upload-every", "--hf-dataset", "--hf-prefix", "--hf-token")
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
 
 ABSENT: dict[tuple[str, str], str] = {
-    **{("cache-embeddings", option): WEIGHTS for option in ("--audio-arch", "--text-model")},
+    ("cache-embeddings", "--audio-arch"): WEIGHTS,
     **{("cache-embeddings", option): HUB for option in _HUB_OPTIONS},
     **{("cache-images", option): HUB for option in (*_HUB_OPTIONS, "--include-embeddings")},
     **{
@@ -80,6 +80,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
     "cache-embeddings": {
         "--metadata": f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv",
         "--cache-dir": f"{DATA_ROOT}/embeddings/development",
+        "--text-model": "roberta-base",
         "--batch-size": 8,
         "--id-key": "id",
         "--audio-key": "audio",
