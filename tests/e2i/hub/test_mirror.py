@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from cache_world import CountingAudioEncoder, World, new_world
-from mirrors import QUICK, REPO, mirror_of, shard_bytes, shard_names
+from mirrors import QUICK, REPO, mirror_of, shard_names
 
 from e2i.cache.reader import open_cache
 from e2i.errors import (
@@ -289,9 +289,7 @@ class TestFaults:
     def test_no_hub_at_all(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         config = HubConfig(hf_dataset=REPO)
         away = Mirror(world.folder, config, pace=QUICK, endpoint="http://127.0.0.1:9")
-        with pytest.raises(
-            HubBusyError, match=r"the Hub does not answer to read: got Connection"
-        ):
+        with pytest.raises(HubBusyError, match=r"the Hub does not answer to read: got Connection"):
             away.finish()
         assert away.lacking is None
 
