@@ -36,7 +36,7 @@ def test_it_sends_what_is_enough(world: World, hub: HubServer) -> None:
         background.look()
         assert parquet(hub) == 2
     world.embed(plan)
-    world.finish()
+    world.finish(snapshot="never")
     mirror.finish()
     assert (mirror.sent.commits, parquet(hub), notes) == (2, 8, [])
 
@@ -62,7 +62,7 @@ def test_a_hub_that_fails_stops_nothing_and_is_told_once(world: World, hub: HubS
         background.look()
     assert len(notes) == 1
     assert notes[0].startswith("Not sent to the Hub yet: not allowed to write: got status 403")
-    world.finish()
+    world.finish(snapshot="never")
     mirror.finish()
     assert parquet(hub) == 8
 

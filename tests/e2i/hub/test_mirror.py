@@ -112,7 +112,7 @@ def test_what_is_not_finished_is_not_told_as_such(world: World, hub: HubServer) 
     assert "config_name: audio" in hub.files(REPO)["README.md"].decode()
     with pytest.raises(CacheIncompleteError):
         mirror.finish()
-    world.finish()
+    world.finish(snapshot="never")
     puts = len(hub.of("put"))
     mirror.finish()
     assert len(hub.of("put")) == puts
@@ -165,7 +165,7 @@ def test_commits_keep_their_distance(world: World, hub: HubServer) -> None:
     mirror.send_shards()
     world.embed(plan)
     mirror.send_shards()
-    world.finish()
+    world.finish(snapshot="never")
     mirror.finish()
     times = [commit["at"] for commit in hub.commits(REPO)[1:]]
     assert len(times) == 3
