@@ -223,3 +223,30 @@ class CacheInfoParameters(Configuration):
     """What a cache holds."""
 
     cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CacheVerifyParameters(Configuration):
+    """Check every shard of a cache against its manifest; exit code 1 if anything is wrong."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CacheRepairParameters(Configuration):
+    """Embed again what is broken in a cache, and only that; delete what no manifest counts."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+
+
+class CacheCompactParameters(Configuration):
+    """Merge a cache's small shards under a new manifest, while readers go on."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CachePruneParameters(Configuration):
+    """Delete the shards and rows that a cache's manifest does not count."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")

@@ -170,7 +170,8 @@ def _partial_side(
 ) -> SideInfo:
     """From what the shards hold."""
     stamp = ShardStamp.of(header, side)
-    shards = read_shards(folder, side)
+    gone = manifest.side(side).discarded if manifest else ()
+    shards = read_shards(folder, side, skip=gone)
     used = [keys for keys in shards if keys.stamp == stamp]
     unused = [keys for keys in shards if keys.stamp != stamp]
     ids = {name for keys in used for name in keys.columns[ID_COLUMN[side]]}

@@ -124,12 +124,50 @@ def open_cache(folder: Folder) -> Cache:
     found = read_manifest(folder)
     fault = incomplete_because(header, found[0] if found else None)
     if found is None or fault:
-        raise CacheIncompleteError(
-            f"the cache is not whole: got {fault} in {folder.url}, expected a complete "
-            f"{MANIFEST_NAME}. Run the same `e2i cache-embeddings` again, without --force: what is "
-            "stored is kept."
-        )
+        raise _incomplete(folder, fault)
     return Cache(folder, header, found[0], hashlib.sha256(found[1]).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCache:
+    """What whoever changes the manifest of a finished cache has to know.
+
+    Attributes:
+        header: its `cache.json`.
+        manifest: its `manifest.json`.
+        sha256: of the manifest.
+        version: of the manifest, to replace it.
+    """
+
+    header: CacheHeader
+    manifest: Manifest
+    sha256: str
+    version: str
+
+
+def read_whole(folder: Folder) -> WholeCache:
+    """Header and manifest of a finished cache, to change the latter.
+
+    Raises:
+        CacheNotFoundError: there is no cache.
+        CacheIncompleteError: it is not finished.
+        CacheCorruptError, SchemaVersionError: as `open_cache`.
+    """
+    header = read_header(folder)
+    found = read_manifest(folder)
+    fault = incomplete_because(header, found[0] if found else None)
+    if found is None or fault:
+        raise _incomplete(folder, fault)
+    manifest, data, version = found
+    return WholeCache(header, manifest, hashlib.sha256(data).hexdigest(), version)
+
+
+def _incomplete(folder: Folder, fault: str) -> CacheIncompleteError:
+    return CacheIncompleteError(
+        f"the cache is not whole: got {fault} in {folder.url}, expected a complete "
+        f"{MANIFEST_NAME}. Run the same `e2i cache-embeddings` again, without --force: what is "
+        "stored is kept."
+    )
 
 
 def incomplete_because(header: CacheHeader, manifest: Manifest | None) -> str:
@@ -202,7 +240,7 @@ def _read_shard(
     verify: bool,
 ) -> NDArray[np.int64]:
     """Copy the rows of a shard that count to their places, which are returned."""
-    data = _shard_bytes(folder, entry)
+    data = shard_bytes(folder, entry)
     if len(data) != entry.bytes:
         raise corrupt(folder, entry.name, f"{len(data)} bytes", f"{entry.bytes} bytes")
     if verify and (sha256 := hashlib.sha256(data).hexdigest()) != entry.sha256:
@@ -216,7 +254,7 @@ def _read_shard(
     if len(rows) and rows.min() < 0:
         stranger = names[int(np.argmin(rows))]
         raise corrupt(folder, entry.name, f"the id {stranger!r}", "ids that the manifest wants")
-    embeddings = _embeddings(folder, entry, table, into.embeddings.shape[1])[keep]
+    embeddings = embedding_rows(folder, entry.name, table, into.embeddings.shape[1])[keep]
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
         broken = names[int(np.argmin(finite))]
@@ -237,8 +275,12 @@ def _counted(entry: ShardEntry) -> NDArray[np.bool_] | slice:
     return keep
 
 
-def _shard_bytes(folder: Folder, entry: ShardEntry) -> pa.Buffer:
-    """The file, mapped where it lies on the local disk."""
+def shard_bytes(folder: Folder, entry: ShardEntry) -> pa.Buffer:
+    """The file, mapped where it lies on the local disk.
+
+    Raises:
+        CacheCorruptError: it is missing.
+    """
     try:
         if folder.local_path is None or entry.bytes == 0:
             return pa.py_buffer(folder.read(entry.name))
@@ -248,13 +290,11 @@ def _shard_bytes(folder: Folder, entry: ShardEntry) -> pa.Buffer:
         raise missing(folder, entry.name) from error
 
 
-def _embeddings(
-    folder: Folder, entry: ShardEntry, table: pa.Table, dim: int
-) -> NDArray[np.float32]:
+def embedding_rows(folder: Folder, name: str, table: pa.Table, dim: int) -> NDArray[np.float32]:
     """The embedding column as (rows, D), without a copy where it is in one block."""
     column = table.column("embedding")
     if column.null_count or column.type != embedding_type(dim):
-        raise corrupt(folder, entry.name, f"embeddings of type {column.type}", f"{dim} floats")
+        raise corrupt(folder, name, f"embeddings of type {column.type}", f"{dim} floats")
     blocks = [block.flatten().to_numpy().reshape(-1, dim) for block in column.chunks]
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 

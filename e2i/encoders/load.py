@@ -12,8 +12,18 @@ from typing import TypeVar
 
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
+from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
+from e2i.encoders.passt import PasstEncoder, PasstOptions, passt_settings
+from e2i.encoders.passt_architectures import ARCHITECTURES
 from e2i.encoders.protocols import AudioEncoder, Settings, TextEncoder, fingerprint
+from e2i.encoders.weights import (
+    MissingFile,
+    PublishedFile,
+    WeightsFile,
+    find_weights,
+    missing_file,
+)
 from e2i.errors import EncoderUnavailableError
 
 _T = TypeVar("_T")
@@ -23,13 +33,15 @@ _text_encoders: dict[str, TextEncoder] = {}
 
 
 def audio_settings(config: EncodersConfig) -> Settings:
-    """All that changes the values of the audio encoder asked for.
+    """All that changes the values of the audio encoder asked for; its weights are fetched.
 
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: it is not in this version, or its weights cannot be had.
     """
     if config.audio_encoder == "logmel":
-        return logmel_settings(normalize=config.normalize)
+        return logmel_settings(normalize=config.normalize, resampler=config.resampler)
+    if config.audio_encoder == "passt":
+        return passt_settings(_passt_options(config), _passt_weights(config))
     raise _unavailable("audio", config.audio_encoder, "logmel")
 
 
@@ -41,20 +53,54 @@ def text_settings(config: EncodersConfig) -> Settings:
     """
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
+    if config.text_encoder == "hf":
+        return hf_settings(config)
     raise _unavailable("text", config.text_encoder, "hashing")
 
 
-def load_audio_encoder(config: EncodersConfig) -> AudioEncoder:
+def missing_audio_weights(config: EncodersConfig) -> MissingFile | None:
+    """The published weights that would have to be fetched; None where there are none."""
+    if config.audio_encoder != "passt":
+        return None
+    return missing_file(_passt_weights_name(config), _published(), config.weights_dir)
+
+
+def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -> AudioEncoder:
     """The audio encoder asked for; the same object for the same settings, from any thread.
 
+    Args:
+        config: which, and how it runs.
+        store_windows: have it give each window's embedding too, where it has windows.
+
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: it is not in this version, or its weights cannot be had or do not
+            fit.
+        ConfigError: the device cannot be used here.
     """
-    return _held(
-        _audio_encoders,
-        fingerprint(audio_settings(config)),
-        lambda: LogMelEncoder(normalize=config.normalize),
-    )
+    key = fingerprint(audio_settings(config))
+    if config.audio_encoder != "passt":
+        return _held(
+            _audio_encoders,
+            key,
+            lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
+        )
+    from e2i.training.device import resolve_device  # noqa: PLC0415 - imports torch
+
+    device = str(resolve_device(config.device))
+
+    def load() -> PasstEncoder:
+        encoder = PasstEncoder(
+            _passt_options(config),
+            _passt_weights(config),
+            device=device,
+            batch_size=config.batch_size,
+            store_windows=store_windows,
+        )
+        encoder.check_weights()
+        return encoder
+
+    key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
+    return _held(_audio_encoders, key, load)
 
 
 def load_text_encoder(config: EncodersConfig) -> TextEncoder:
@@ -63,11 +109,36 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     Raises:
         EncoderUnavailableError: it is not in this version.
     """
-    return _held(
-        _text_encoders,
-        fingerprint(text_settings(config)),
-        lambda: HashingEncoder(normalize=config.normalize),
+    key = fingerprint(text_settings(config))
+    if config.text_encoder == "hf":
+        from e2i.encoders.hf_text import HfTextEncoder  # noqa: PLC0415 - torch takes seconds
+
+        return _held(_text_encoders, _where(key, config), lambda: HfTextEncoder(config))
+    return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
+
+
+def _passt_options(config: EncodersConfig) -> PasstOptions:
+    return PasstOptions(
+        ARCHITECTURES[config.audio_arch],
+        windowing=config.windowing,
+        precision=config.precision,
+        normalize=config.normalize,
+        resampler=config.resampler,
     )
+
+
+def _passt_weights(config: EncodersConfig) -> WeightsFile:
+    return find_weights(
+        _passt_weights_name(config), _published(), config.weights_dir, option="--audio-weights"
+    )
+
+
+def _passt_weights_name(config: EncodersConfig) -> str:
+    return config.audio_weights or config.audio_arch
+
+
+def _published() -> dict[str, PublishedFile]:
+    return {name: architecture.published for name, architecture in ARCHITECTURES.items()}
 
 
 def _held(encoders: dict[str, _T], key: str, load: Callable[[], _T]) -> _T:
@@ -75,6 +146,11 @@ def _held(encoders: dict[str, _T], key: str, load: Callable[[], _T]) -> _T:
         if key not in encoders:
             encoders[key] = load()
         return encoders[key]
+
+
+def _where(key: str, config: EncodersConfig) -> str:
+    """A model is held once for each device and batch size."""
+    return f"{key} {config.device} {config.batch_size}"
 
 
 def _unavailable(side: str, name: str, available: str) -> EncoderUnavailableError:

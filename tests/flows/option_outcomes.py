@@ -28,6 +28,7 @@ from e2i.retrieval.similarity import CosineSimilarity
 from e2i.storage import Folder
 from hub_server import HubServer
 from plain_program import Said, e2i
+from tiny_models import make_roberta
 
 Words = Mapping[str, str | None]
 
@@ -152,6 +153,8 @@ class World:
         world = cls(root, hub)
         _write_metadata(root / "clips.json", NUM_CLIPS)
         _write_metadata(root / "others.json", NUM_OTHERS)
+        make_roberta(root / "roberta")
+        make_roberta(root / "another roberta", seed=1)
         for name in ("clips", "others"):
             cache = f"{root}/embeddings/{name}"
             changes = {"--metadata": f"{root}/{name}.json", "--cache-dir": cache, "--split": name}

@@ -65,6 +65,10 @@ def audio_of(run: Ran) -> bytes:
     return run.cache.audio.tobytes()
 
 
+def text_of(run: Ran) -> bytes:
+    return run.cache.text.tobytes()
+
+
 def weights_of(run: Ran) -> dict[str, bytes]:
     return {name: weight.tobytes() for name, weight in run.weights.items()}
 
@@ -147,6 +151,10 @@ EMBEDDINGS = [
     Row(E_, "--cache-dir", "{run}/elsewhere", "cache_dir", "{run}/elsewhere",
         becomes(lambda run: "elsewhere/manifest.json" in run.files, False, True),
         otherwise="{run}/cache"),
+    Row(E_, "--text-model", "{world}/roberta", "encoders.text_model", "{world}/roberta",
+        lambda before, after: before.cache.text.shape == after.cache.text.shape
+        and text_of(before) != text_of(after),
+        given={"--text-encoder": "hf", "--device": "cpu"}, otherwise="{world}/another roberta"),
     # Neither changes an embedding, and the encoders without weights take no heed of them.
     Row(E_, "--batch-size", "1", "encoders.batch_size", 1,
         lambda before, after: audio_of(before) == audio_of(after), neutral=True),
@@ -256,7 +264,9 @@ TRAINING = [
           lambda before, after: np.allclose(
               [np.exp(-run.weights["logit_scale"]) for run in (before, after)], [0.07, 0.5])),
     train("--val-fraction", "0.5", "val_fraction", 0.5,
-          becomes(lambda run: len(run.checkpoint.clips.validation), 1, NUM_CLIPS // 2)),
+          # A clip held out for the smaller share is held out for the larger one.
+          lambda before, after: set(before.checkpoint.clips.validation)
+          < set(after.checkpoint.clips.validation)),
     train("--seed", "14", "seed", 14, lambda before, after: weights_of(before) != weights_of(after)
           and before.checkpoint.clips != after.checkpoint.clips),
     train("--device", "cuda:99", "device", "cuda:99", refused("device", "'cuda:99'")),

@@ -44,14 +44,14 @@ _ORIGINAL = {
 ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
-WEIGHTS = "needs the weights of PaSST or RoBERTa"
+WEIGHTS = "needs the weights of PaSST"
 FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
 
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
 
 ABSENT: dict[tuple[str, str], str] = {
-    **{("cache-embeddings", option): WEIGHTS for option in ("--audio-arch", "--text-model")},
+    ("cache-embeddings", "--audio-arch"): WEIGHTS,
     **{
         ("eval-projection", option): IN_CHECKPOINT
         for option in ORIGINAL["eval-projection"]
@@ -75,6 +75,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
     "cache-embeddings": {
         "--metadata": f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv",
         "--cache-dir": f"{DATA_ROOT}/embeddings/development",
+        "--text-model": "roberta-base",
         "--batch-size": 8,
         "--id-key": "id",
         "--audio-key": "audio",

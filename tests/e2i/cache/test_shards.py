@@ -158,7 +158,7 @@ def test_shards_load_as_a_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "empty", "no parquet", "footer"])
 def test_a_damaged_shard_is_named(how: str) -> None:
-    whole = audio_shard(AUDIO, example_rows())
+    whole = bytes(audio_shard(AUDIO, example_rows()))
     data = {
         "cut": whole[:-100],
         "empty": b"",
