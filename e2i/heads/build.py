@@ -57,11 +57,11 @@ class ProjectionHeads(nn.Module):
                 (B, 3, S, S).
             generator: given in training alone.
         """
-        return functional.normalize(self.audio(audio, generator), dim=-1)
+        return functional.normalize(self.audio(audio, generator).float(), dim=-1)
 
     def project_text(self, text: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, D_text) to L2-normalized (B, P); dropout only where a generator is given."""
-        return functional.normalize(self.text(text, generator), dim=-1)
+        return functional.normalize(self.text(text, generator).float(), dim=-1)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -87,12 +87,12 @@ class UnsetBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty((channels,), device=device))
         self.register_buffer("mean", torch.empty((channels,), device=device))
         self.register_buffer("variance", torch.empty((channels,), device=device))
-        self._batches = 0
+        self.batches_seen = 0
 
     @torch.no_grad()
     def reset(self) -> None:
         """Weight and variance 1, bias and mean 0, no batch seen."""
-        self._batches = 0
+        self.batches_seen = 0
         for one in (self.weight, self.variance):
             one.fill_(1.0)
         for zero in (self.bias, self.mean):
@@ -101,7 +101,7 @@ class UnsetBatchNorm(nn.Module):
     def forward(self, inputs: Tensor, *, training: bool) -> Tensor:
         """(B, K, S, S) likewise; in training the running statistics move too."""
         by_batch = training and inputs.numel() > inputs.shape[1]
-        self._batches += by_batch
+        self.batches_seen += by_batch
         return functional.batch_norm(
             inputs,
             self.mean,
@@ -109,7 +109,7 @@ class UnsetBatchNorm(nn.Module):
             self.weight,
             self.bias,
             training=by_batch,
-            momentum=max(_MOMENTUM, 1.0 / max(self._batches, 1)),
+            momentum=max(_MOMENTUM, 1.0 / max(self.batches_seen, 1)),
             eps=_EPSILON,
         )
 
