@@ -31,6 +31,7 @@ _LOCATIONS = frozenset(
         "data_root",
         "checksums",
         "exclude_ids",
+        "vision_backbone_weights",
     }
 )
 

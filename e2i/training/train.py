@@ -15,6 +15,7 @@ import numpy as np
 import e2i
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.errors import ConfigError
+from e2i.heads.backbone import read_backbone_weights
 from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import Checkpoint, CheckpointRecord, EpochSummary, TrainedOn
 from e2i.heads.clip_roles import ClipRoles
@@ -81,12 +82,18 @@ def train_heads(
         ConfigError: no cache, a clip in two of them, too few clips, no such device, or no images
             to read.
         ImageError: images have to come from the disk, and one is missing or made otherwise.
+        CheckpointError: the backbone's weights are not there, or not its own.
         CacheError: a cache is empty or holds NaN.
         FingerprintMismatchError: caches were made by different encoders.
         RunFailedError: the loss left the finite numbers.
         StorageError: the store refused.
     """
     started = time.perf_counter()
+    backbone = None
+    if heads.vision_backbone_weights:
+        backbone = read_backbone_weights(heads.vision_backbone_weights)
+        # From here on by what they are, not by where they lay.
+        heads = heads.model_copy(update={"vision_backbone_weights": f"sha256:{backbone.sha256}"})
     pairs = join(train, heads, load_stored)
     num_clips = len(pairs.keys)
     if exclude is not None:
@@ -104,6 +111,7 @@ def train_heads(
         seed=training.seed,
         temperature=training.temperature,
         learn_temperature=training.learn_temperature,
+        backbone=backbone,
     )
     run = TrainingRun(model, parts, heads, training, device)
     best = _pass_epochs(run, training_fingerprint(parts, heads, training, device), state, on_epoch)
