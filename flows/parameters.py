@@ -26,6 +26,7 @@ from e2i.training.config import TrainingConfig
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
 
 DATA_ROOT = "~/data/CLOTHO_v2.1"
+TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
 DATASETS = ("clotho", "soundscapes")
 DatasetName = Literal["clotho", "soundscapes"]
 # Options of such a concern keep their bare names on the command line (`--audio-encoder`); where two
@@ -150,15 +151,20 @@ class CacheImagesParameters(Configuration):
 class TrainProjectionParameters(Configuration):
     """Train projection heads on cached embeddings; keep the best epoch by validation."""
 
-    cache_dir: str = Field(
-        f"{DATA_ROOT}/embeddings/development",
-        min_length=1,
-        description="Folder or URL of the cache to train on.",
+    cache_dir: tyro.conf.UseAppendAction[tuple[str, ...]] = Field(
+        (),
+        description="Folder or URL of a cache to train on; give it again for more caches, by the "
+        f"same encoders. Default: {TRAINING_CACHE}.",
+    )
+    exclude_ids: str = Field(
+        "",
+        description="CSV of clips to leave out of training: a column clip_id or file_name, or "
+        "sound_id as in the DCASE lists of Freesound ids; dataset and split hold a row to one.",
     )
     val_cache_dir: str = Field(
         "",
         description="Cache to select on; default: the cache 'validation' beside the training "
-        "cache, else a part of the training cache, held out by clip.",
+        "cache, if that is the only one and it is there; else a part of the training clips.",
     )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."

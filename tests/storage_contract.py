@@ -137,10 +137,12 @@ class StorageContract(ReadingContract):
 
     names_that_the_server_changes: frozenset[str] = frozenset()
 
-    def test_what_is_written_is_read(self, folder):
-        folder.write("a/b.bin", b"one")
+    @pytest.mark.parametrize("durable", [True, False])
+    def test_what_is_written_is_read(self, folder, durable):
+        folder.write("a/b.bin", b"one", durable=durable)
         assert folder.read("a/b.bin") == b"one"
-        folder.write("a/b.bin", b"two, longer")
+        folder.write("a/b.bin", b"two, longer", durable=durable)
+        folder.flush()
         assert folder.read("a/b.bin") == b"two, longer"
         assert folder.read_versioned("a/b.bin")[0] == b"two, longer"
 

@@ -242,7 +242,8 @@ def cut_note(run: Ran) -> bool:
 
 
 TRAINING = [
-    Row(T_, "--cache-dir", "{world}/embeddings/others", "cache_dir", "{world}/embeddings/others",
+    Row(T_, "--cache-dir", "{world}/embeddings/others", "cache_dir",
+        ("{world}/embeddings/others",),
         becomes(lambda run: run.counts["clips"], NUM_CLIPS, NUM_OTHERS),
         otherwise="{world}/embeddings/clips"),
     Row(T_, "--output-dir", "{run}/mine", "output_dir", "{run}/mine",
