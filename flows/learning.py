@@ -8,7 +8,7 @@ from e2i.heads.config import HeadsConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
-from flows.parameters import CHECKPOINT_NAME, DATA_ROOT
+from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.learning import evaluate, train
@@ -16,7 +16,8 @@ from tasks.learning import evaluate, train
 
 @flow(name="e2i-train-projection", flow_run_name=name_run, persist_result=False)
 def train_projection(
-    cache_dir: str = f"{DATA_ROOT}/embeddings/development",
+    cache_dir: tuple[str, ...] = (),
+    exclude_ids: str = "",
     val_cache_dir: str = "",
     output_dir: str = "checkpoints",
     heads: HeadsConfig = HeadsConfig(),
@@ -26,21 +27,35 @@ def train_projection(
     """Train projection heads on cached embeddings; keep the best epoch by validation.
 
     Args:
-        cache_dir: Folder or URL of the cache to train on.
-        val_cache_dir: Cache to select on; default: 'validation' beside the training cache, else a
-            part of it.
+        cache_dir: Folders or URLs of the caches to train on, by the same encoders; default:
+            Clotho's development.
+        exclude_ids: CSV of clips to leave out of training.
+        val_cache_dir: Cache to select on; default: 'validation' beside the training cache, if that
+            is the only one and it is there; else a part of the training clips.
         output_dir: Folder or URL that the checkpoint is written to.
         heads: What the projection heads look like.
         training: How they are trained.
         tracking: Where the run is logged.
     """
     record = RunRecord()
+    caches = list(cache_dir) or [TRAINING_CACHE]
     trained = train(
-        [cache_dir], val_cache_dir, output_dir, CHECKPOINT_NAME, heads, training, tracking
+        caches,
+        val_cache_dir,
+        output_dir,
+        CHECKPOINT_NAME,
+        heads,
+        training,
+        tracking,
+        exclude_url=exclude_ids,
     )
     record.add(trained.counts)
     record.notes += trained.notes
-    record.locations |= {"cache": cache_dir, "checkpoint": trained.checkpoint_url}
+    record.locations |= {
+        f"cache_{number}" if number > 1 else "cache": url
+        for number, url in enumerate(caches, start=1)
+    }
+    record.locations["checkpoint"] = trained.checkpoint_url
     return record.summary(metrics=trained.metrics)
 
 

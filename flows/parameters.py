@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -18,6 +18,7 @@ from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.soundscapes.config import SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
+from e2i.hub.config import DEFAULT_REPO, HubConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.tracking.config import TrackingConfig
@@ -25,6 +26,7 @@ from e2i.training.config import TrainingConfig
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
 
 DATA_ROOT = "~/data/CLOTHO_v2.1"
+TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
 DATASETS = ("clotho", "soundscapes")
 DatasetName = Literal["clotho", "soundscapes"]
 # Options of such a concern keep their bare names on the command line (`--audio-encoder`); where two
@@ -97,6 +99,23 @@ class EmbeddingImagesConfig(ImagesConfig):
     )
 
 
+_SECRET = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="TOKEN",
+    instance_from_str=lambda words: SecretStr(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, SecretStr),
+    str_from_instance=lambda value: ["none" if value is None else str(value)],
+)
+
+
+class HubOptions(HubConfig):
+    """The same, with a token that can be typed and is not shown."""
+
+    hf_token: Annotated[SecretStr | None, _SECRET] = Field(
+        default=None, description=HubConfig.model_fields["hf_token"].description
+    )
+
+
 class CacheEmbeddingsParameters(Configuration):
     """Embed the recordings and captions of one split, once each, and store them."""
 
@@ -113,6 +132,7 @@ class CacheEmbeddingsParameters(Configuration):
         False, description="Fold the embeddings into pseudo-images too, as cache-images does."
     )
     images: Annotated[EmbeddingImagesConfig, _Bare] = EmbeddingImagesConfig()
+    hub: Annotated[HubOptions, _Bare] = HubOptions()
 
 
 class CacheImagesParameters(Configuration):
@@ -120,20 +140,31 @@ class CacheImagesParameters(Configuration):
 
     cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
     images: Annotated[ImagesConfig, _Bare] = ImagesConfig()
+    hub: Annotated[HubOptions, _Bare] = HubOptions()
+    include_embeddings: bool = Field(
+        False,
+        description="Mirror the embeddings as well: shards, manifest, and the tensors of the "
+        "original's form where they are stored.",
+    )
 
 
 class TrainProjectionParameters(Configuration):
     """Train projection heads on cached embeddings; keep the best epoch by validation."""
 
-    cache_dir: str = Field(
-        f"{DATA_ROOT}/embeddings/development",
-        min_length=1,
-        description="Folder or URL of the cache to train on.",
+    cache_dir: tyro.conf.UseAppendAction[tuple[str, ...]] = Field(
+        (),
+        description="Folder or URL of a cache to train on; give it again for more caches, by the "
+        f"same encoders. Default: {TRAINING_CACHE}.",
+    )
+    exclude_ids: str = Field(
+        "",
+        description="CSV of clips to leave out of training: a column clip_id or file_name, or "
+        "sound_id as in the DCASE lists of Freesound ids; dataset and split hold a row to one.",
     )
     val_cache_dir: str = Field(
         "",
         description="Cache to select on; default: the cache 'validation' beside the training "
-        "cache, else a part of the training cache, held out by clip.",
+        "cache, if that is the only one and it is there; else a part of the training clips.",
     )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
@@ -169,7 +200,59 @@ class EvalProjectionParameters(Configuration):
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
 
 
+class DownloadEmbeddingsParameters(Configuration):
+    """Restore a cache from the Hugging Face Hub, or from the URL of a folder."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL that the cache is restored to.")
+    repo_id: str = Field(
+        DEFAULT_REPO,
+        min_length=1,
+        description="Data set on the Hugging Face Hub, 'owner/name', or the URL of a folder that "
+        "caches are kept in (s3://bucket/embeddings).",
+    )
+    subset: str = Field(
+        "",
+        description="Folder of the cache there; default: the name of cache_dir, or else the root.",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of the data set; default: main."
+    )
+    force: bool = Field(
+        False, description="Replace what cache_dir holds, if that is something else."
+    )
+    print_stats: bool = Field(
+        False, description="Print figures about the embeddings: shape, lengths, values."
+    )
+
+
 class CacheInfoParameters(Configuration):
     """What a cache holds."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CacheVerifyParameters(Configuration):
+    """Check every shard of a cache against its manifest; exit code 1 if anything is wrong."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CacheRepairParameters(Configuration):
+    """Embed again what is broken in a cache, and only that; delete what no manifest counts."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+
+
+class CacheCompactParameters(Configuration):
+    """Merge a cache's small shards under a new manifest, while readers go on."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CachePruneParameters(Configuration):
+    """Delete the shards and rows that a cache's manifest does not count."""
 
     cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")

@@ -72,4 +72,6 @@ def _field(holder: Any, name: str) -> Any:
 
 
 def _last_name(location: Any) -> str:
-    return split_url(str(location))[1] if location else ""
+    """The last name of a location, of several that of the first."""
+    first = location[0] if location and not isinstance(location, str) else location
+    return split_url(str(first))[1] if first else ""

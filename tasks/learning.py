@@ -24,9 +24,12 @@ from e2i.store_layout import join_url, public_url, split_url
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import tracked
 from e2i.training.config import TrainingConfig
+from e2i.training.epochs import EpochRecord
 from e2i.training.evaluate import evaluate_checkpoint
+from e2i.training.exclusion import read_exclusions
 from e2i.training.pseudo_images import stored_images_of
-from e2i.training.train import EpochRecord, train_heads
+from e2i.training.state import StateFile
+from e2i.training.train import train_heads
 from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
@@ -105,8 +108,13 @@ def train(
     training: TrainingConfig,
     tracking: TrackingConfig,
     label: str = "",
+    exclude_url: str = "",
 ) -> Trained:
-    """Train on caches, choose the epoch on another, store the checkpoint."""
+    """Train on caches, choose the epoch on another, store the checkpoint.
+
+    The state after each epoch lies beside the checkpoint until that is there: a run that was killed
+    goes on from it.
+    """
     caches = [open_cache(Folder(url)).load() for url in cache_urls]
     selection_url = val_cache_url or beside(cache_urls[0], "validation")
     validation = None
@@ -127,9 +135,11 @@ def train(
         "audio_fingerprint": caches[0].audio_fingerprint,
         "text_fingerprint": caches[0].text_fingerprint,
     }
+    output = Folder(output_url)
     with (
         tracked(flow_run_tracker("train", tracking), settings) as tracker,
         Stage(name, training.epochs, "epochs") as stage,
+        StateFile(output, f"{checkpoint_name.rpartition('.')[0]}.training-state") as state,
     ):
 
         def on_epoch(epoch: EpochRecord) -> None:
@@ -145,19 +155,30 @@ def train(
             )
 
         stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
-        trained = train_heads(caches, validation, heads, training, on_epoch, load_stored=stored)
+        trained = train_heads(
+            caches,
+            validation,
+            heads,
+            training,
+            on_epoch,
+            load_stored=stored,
+            exclude=read_exclusions(exclude_url) if exclude_url else None,
+            state=state,
+        )
         best = trained.best
         value = best.metrics[training.selection_metric]
         kept = f"epoch {best.epoch} of {training.epochs} kept"
         tracker.summary(labelled({"best_epoch": best.epoch, **epoch_values(best)}, label))
         stage.outcome = f"{kept}, validation {training.selection_metric} {value:.3f}"
-    save_checkpoint(Folder(output_url), checkpoint_name, trained.checkpoint)
+        save_checkpoint(output, checkpoint_name, trained.checkpoint)
+        state.discard()
     return Trained(
-        checkpoint_url=join_url(Folder(output_url).url, checkpoint_name),
+        checkpoint_url=join_url(output.url, checkpoint_name),
         counts={
-            "clips": sum(len(cache.clip_ids) for cache in caches),
+            "clips": sum(len(cache.clip_ids) for cache in caches) - trained.num_excluded,
             "captions": sum(len(cache.caption_ids) for cache in caches),
-            "epochs": training.epochs,
+            "epochs": len(trained.history),
+            "excluded": trained.num_excluded,
         },
         metrics={
             f"validation_{metric.removeprefix('val_')}": {

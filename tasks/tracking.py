@@ -14,7 +14,7 @@ from e2i.report.scores import Metrics
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.opening import Kind, RunIdentity, open_tracker
 from e2i.tracking.tracker import Trackers
-from e2i.training.train import EpochRecord
+from e2i.training.epochs import EpochRecord
 from tasks.progress import progress_sink
 from tasks.wandb_environment import wandb_access
 

@@ -57,7 +57,7 @@ def test_audio_encoders_to_come_say_what_to_use(ask, name: str) -> None:
     assert isinstance(raised.value, ConfigError)
 
 
-@pytest.mark.parametrize("name", ["hf", "clap"])
+@pytest.mark.parametrize("name", ["clap"])
 @pytest.mark.parametrize("ask", [text_settings, load_text_encoder])
 def test_text_encoders_to_come_say_what_to_use(ask, name: str) -> None:
     with pytest.raises(EncoderUnavailableError, match="Use --text-encoder hashing"):
