@@ -26,6 +26,7 @@ from e2i.tracking.tracker import tracked
 from e2i.training.config import TrainingConfig
 from e2i.training.evaluate import evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.selection import chosen_by
 from e2i.training.train import EpochRecord, train_heads
 from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
@@ -135,22 +136,23 @@ def train(
         def on_epoch(epoch: EpochRecord) -> None:
             tracker.log(labelled(epoch_values(epoch), label), epoch.epoch)
             progress_sink().advance(name, 1)
+            metric = chosen_by(training.selection_metric, epoch.metrics)
             get_run_logger().info(
                 "epoch %d of %d: loss %.4f, validation %s %.4f",
                 epoch.epoch,
                 epoch.num_epochs,
                 epoch.train_loss,
-                training.selection_metric,
-                epoch.metrics[training.selection_metric],
+                metric,
+                epoch.metrics[metric],
             )
 
         stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
         trained = train_heads(caches, validation, heads, training, on_epoch, load_stored=stored)
         best = trained.best
-        value = best.metrics[training.selection_metric]
+        metric = chosen_by(training.selection_metric, best.metrics)
         kept = f"epoch {best.epoch} of {training.epochs} kept"
         tracker.summary(labelled({"best_epoch": best.epoch, **epoch_values(best)}, label))
-        stage.outcome = f"{kept}, validation {training.selection_metric} {value:.3f}"
+        stage.outcome = f"{kept}, validation {metric} {best.metrics[metric]:.3f}"
     save_checkpoint(Folder(output_url), checkpoint_name, trained.checkpoint)
     return Trained(
         checkpoint_url=join_url(Folder(output_url).url, checkpoint_name),
@@ -160,18 +162,18 @@ def train(
             "epochs": training.epochs,
         },
         metrics={
-            f"validation_{metric.removeprefix('val_')}": {
+            f"validation_{name.removeprefix('val_')}": {
                 "value": value,
                 "low": None,
                 "high": None,
                 "chance": None,
             }
-            for metric, value in best.metrics.items()
+            for name, value in best.metrics.items()
         },
         notes=(
             *trained.notes,
             f"The heads are those of epoch {best.epoch} of {training.epochs}, chosen by "
-            f"{training.selection_metric} on "
+            f"{metric} on "
             + (
                 "clips held out of the training cache."
                 if validation is None

@@ -33,7 +33,7 @@ from e2i.training.device import resolve_device
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
 from e2i.training.pairs import Pairs, PairTensors, check_alike, join
 from e2i.training.pseudo_images import LoadStored
-from e2i.training.selection import Validation, is_better
+from e2i.training.selection import Validation, chosen_by, is_better
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,9 @@ class _Run:
             raise RunFailedError(message)
         trained = time.perf_counter()
         metrics = self._validation.scores(self._model)
-        value = metrics[self.config.selection_metric]
-        is_best = is_better(self.config.selection_metric, value, self._best)
+        metric = chosen_by(self.config.selection_metric, metrics)
+        value = metrics[metric]
+        is_best = is_better(metric, value, self._best)
         if is_best:
             self._best = value
             state = self._model.state_dict()
