@@ -21,8 +21,14 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.header import CacheHeader, read_header
 from e2i.cache.layout import FAILURES_NAME, HEADER_NAME, MANIFEST_NAME, Side
 from e2i.cache.manifest import Manifest, ShardEntry, read_manifest
+from e2i.cache.original import read_original
 from e2i.cache.shards import ID_COLUMN, corrupt, embedding_type, missing, read_rows
-from e2i.errors import CacheCorruptError, CacheError, CacheIncompleteError
+from e2i.errors import (
+    CacheCorruptError,
+    CacheError,
+    CacheIncompleteError,
+    CacheNotFoundError,
+)
 from e2i.storage import Folder
 
 _READERS = 4
@@ -38,12 +44,14 @@ class Cache:
         header: its `cache.json`.
         manifest: its `manifest.json`.
         manifest_sha256: names this state of the cache.
+        read: its embeddings, where they are the original's files, which opening has read.
     """
 
     folder: Folder
     header: CacheHeader
     manifest: Manifest
     manifest_sha256: str
+    read: CachedEmbeddings | None = None
 
     def load(self, *, verify: bool = True) -> CachedEmbeddings:
         """All embeddings, in memory once.
@@ -56,6 +64,8 @@ class Cache:
             CacheError: no clip with a caption is stored.
             StorageError: the store refused.
         """
+        if self.read is not None:
+            return self.read
         manifest = self.manifest
         audio = _read_side(self, "audio", verify=verify)
         text = _read_side(self, "text", verify=verify)
@@ -96,15 +106,21 @@ class Cache:
 
 
 def open_cache(folder: Folder) -> Cache:
-    """A finished cache.
+    """A finished cache, or the original's own files.
 
     Raises:
-        CacheNotFoundError: there is no cache.
+        CacheNotFoundError: there is neither.
         CacheIncompleteError: it is not finished.
-        CacheCorruptError: `cache.json` or `manifest.json` cannot be read.
+        CacheCorruptError: `cache.json`, `manifest.json` or the original's files cannot be read.
         SchemaVersionError: another version of e2i wrote it.
     """
-    header = read_header(folder)
+    try:
+        header = read_header(folder)
+    except CacheNotFoundError:
+        files = read_original(folder)
+        if files is None:
+            raise
+        return Cache(folder, files.header, files.manifest, files.sha256, files.embeddings)
     found = read_manifest(folder)
     fault = incomplete_because(header, found[0] if found else None)
     if found is None or fault:
