@@ -1,7 +1,7 @@
 """Similarities in the form of a submission to DCASE's language-based audio retrieval.
 
-Conventions: a CSV in UTF-8; the first column, `index`, holds the caption of each row, the other
-columns are named after the clips, and a cell is the similarity of the two: higher is closer. Nine
+Conventions: a CSV in UTF-8; the first column, `index`, holds the caption of each row (its id where
+its words are not known), the other columns are named after the clips, and a cell is the similarity of the two: higher is closer. Nine
 significant digits bring a float32 back as it was.
 
 Source: DCASE 2025 Task 6, the baseline's predictions.
@@ -43,7 +43,8 @@ def write_submission(folder: Folder, name: str, evaluation: Evaluation) -> str:
     done = 0
     for block in evaluation.similarity.text_to_audio(_ROWS):
         for scores in block.tolist():
-            rows.writerow([evaluation.captions[done], *(f"{score:.9g}" for score in scores)])
+            caption = evaluation.captions[done] or evaluation.caption_ids[done]
+            rows.writerow([caption, *(f"{score:.9g}" for score in scores)])
             done += 1
     folder.write(name, text.getvalue().encode())
     return f"{folder.url.rstrip('/')}/{name}"

@@ -154,6 +154,7 @@ def join_relevance(
     caption_of: dict[str, int] = {}
     for index, text in enumerate(captions):
         caption_of.setdefault(text, index)
+    caption_of.pop("", None)  # words that are not known
     clip_of = {clip_id: index for index, clip_id in enumerate(clip_ids)}
     elsewhere, unscored = set(other_captions), set(other_clips)
     found: dict[int, list[int]] = {}

@@ -51,7 +51,7 @@ def bank_captions(
             "other clips as --qb-norm-cache."
         )
         raise ConfigError(message)
-    words = set(scored_captions)
+    words = set(scored_captions) - {""}  # empty where the words are not known
     chosen = [
         index
         for index, (caption, clip) in enumerate(
