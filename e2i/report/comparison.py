@@ -131,7 +131,9 @@ def _found(url: str, reports_url: str) -> list[StoredScores]:
 def _pair(
     firsts: list[StoredScores], seconds: list[StoredScores]
 ) -> tuple[StoredScores, StoredScores]:
-    """The two records that are of the same task; of equal evaluations the last by name.
+    """The two records that are of the same task, and if there are such, by the same options.
+
+    Of equal evaluations it is the last by name.
 
     Raises:
         ConfigError: a checkpoint has several evaluations, and it is not clear which is meant.
@@ -139,6 +141,7 @@ def _pair(
     pairs = [(a, b) for a in firsts for b in seconds if _task(a) == _task(b)]
     if not pairs:  # `compare_scores` says how they differ
         return firsts[-1], seconds[-1]
+    pairs = [(a, b) for a, b in pairs if _options(a) == _options(b)] or pairs
     kinds = {(_task(a), _options(a), _options(b)) for a, b in pairs}
     if len(kinds) > 1:
         names = sorted({record.name for pair in pairs for record in pair})

@@ -148,9 +148,9 @@ def _swaps(
     rows = max(1, _BLOCK_CELLS // width)
     for start in range(0, flips, rows):
         b = min(rows, flips - start)
-        # Whole bytes a row, so that the block size changes no row.
-        drawn = generator.integers(0, 256, (b, -(-num_clips // 8)), dtype=np.uint8)
-        yield np.unpackbits(drawn, axis=1, count=num_clips)
+        # Whole words a row, so that the block size changes no row.
+        words = generator.integers(0, 2**64, (b, -(-num_clips // 64)), dtype=np.uint64)
+        yield np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, count=num_clips)
 
 
 def _interval(
