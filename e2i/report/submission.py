@@ -1,8 +1,8 @@
 """Similarities in the form of a submission to DCASE's language-based audio retrieval.
 
 Conventions: a CSV in UTF-8; the first column, `index`, holds the caption of each row (its id where
-its words are not known), the other columns are named after the clips, and a cell is the similarity of the two: higher is closer. Nine
-significant digits bring a float32 back as it was.
+its words are not known), the other columns are named after the clips, and a cell is the similarity
+of the two: higher is closer. Nine significant digits bring a float32 back as it was.
 
 Source: DCASE 2025 Task 6, the baseline's predictions.
 """
