@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from option_outcomes import NUM_CLIPS, NUM_OTHERS, Ran, Words
+from option_outcomes import NUM_CLIPS, NUM_OTHERS, PUBLISHED, Ran, Words
 from pydantic import SecretStr
 
 Proof = Callable[[Ran, Ran], bool]
@@ -63,6 +64,11 @@ def refused(*words: str) -> Proof:
 
 def audio_of(run: Ran) -> bytes:
     return run.cache.audio.tobytes()
+
+
+def arch_of(run: Ran) -> object:
+    header = json.loads((run.folder / "cache" / "cache.json").read_text())
+    return header["audio"]["settings"]["audio_arch"]
 
 
 def text_of(run: Ran) -> bytes:
@@ -151,6 +157,11 @@ EMBEDDINGS = [
     Row(E_, "--cache-dir", "{run}/elsewhere", "cache_dir", "{run}/elsewhere",
         becomes(lambda run: "elsewhere/manifest.json" in run.files, False, True),
         otherwise="{run}/cache"),
+    Row(E_, "--audio-arch", "passt_l_kd_p16_128_ap47", "encoders.audio_arch",
+        "passt_l_kd_p16_128_ap47",
+        lambda before, after: (arch_of(before), arch_of(after)) == tuple(PUBLISHED)
+        and audio_of(before) != audio_of(after),
+        {"--audio-encoder": "passt", "--weights-dir": "{world}/weights"}, otherwise=PUBLISHED[0]),
     Row(E_, "--text-model", "{world}/roberta", "encoders.text_model", "{world}/roberta",
         lambda before, after: before.cache.text.shape == after.cache.text.shape
         and text_of(before) != text_of(after),
