@@ -61,12 +61,16 @@ def embed_split(
     return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 
 
-def render_cache(cache_url: str, images: ImagesConfig) -> dict[str, int]:
+def render_cache(
+    cache_url: str, images: ImagesConfig, mirror: RunMirror | None = None
+) -> dict[str, int]:
     """Render the pseudo-images that a cache lacks; the counts."""
     split = split_url(cache_url)[1]
     audio = render_side.submit(cache_url, "audio", images, f"{split} clips")
     text = render_side.submit(cache_url, "text", images, f"{split} captions")
     counts = Counter(audio.result())
+    if mirror is not None:
+        mirror.rendered(images, "audio")
     counts.update(text.result())
     return dict(counts)
 
@@ -103,7 +107,7 @@ def cache_embeddings(
         record.add(embed_split(source, cache_url, encoders, cache, mirror))
         record.locations["cache"] = cache_url
         if with_images:
-            _add_images(record, cache_url, images)
+            _add_images(record, cache_url, images, mirror)
         record.add(mirror.finish(images if with_images else None))
         record.locations |= mirror.locations
     return record.summary()
@@ -132,15 +136,15 @@ def cache_images(
     record = RunRecord()
     record.locations["cache"] = cache_dir
     with RunMirror(cache_dir, hub) as mirror:
-        _add_images(record, cache_dir, images)
+        _add_images(record, cache_dir, images, mirror)
         record.add(mirror.finish(images, cache=include_embeddings, snapshot=include_embeddings))
         record.locations |= mirror.locations
     return record.summary()
 
 
-def _add_images(record: RunRecord, cache_url: str, images: ImagesConfig) -> None:
+def _add_images(record: RunRecord, cache_url: str, images: ImagesConfig, mirror: RunMirror) -> None:
     """Render a cache's pseudo-images and draw the sheet of them."""
-    record.add(render_cache(cache_url, images))
+    record.add(render_cache(cache_url, images, mirror))
     record.locations |= {
         "images": join_url(cache_url, images.images_dir),
         "sheet": draw_sheet(cache_url, images),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from types import TracebackType
 
 from prefect import get_run_logger, task
 
+from e2i.cache.layout import Side
 from e2i.cache.reader import open_cache
 from e2i.errors import E2IError, RunFailedError, StorageError
 from e2i.hub.background import BackgroundMirror
@@ -32,6 +34,7 @@ class RunMirror:
     def __init__(self, cache_url: str, hub: HubConfig) -> None:
         self._cache_url = cache_url
         self._upload_every = hub.upload_every
+        self._started = time.monotonic()
         self._running = contextlib.ExitStack()
         self.mirror = Mirror(Folder(cache_url), hub, pace=PACE) if hub.hf_dataset else None
         self.locations = {"hub": self.mirror.url} if self.mirror is not None else {}
@@ -73,6 +76,25 @@ class RunMirror:
                 progress_sink().note,
             )
             self._running.enter_context(self.background)
+
+    def rendered(self, images: ImagesConfig, side: Side) -> None:
+        """Send the pseudo-images of one side, if that was asked for and is due.
+
+        As with embeddings, that is not within the first minute, and a Hub that fails stops nothing.
+        """
+        waited_s = time.monotonic() - self._started
+        if self.mirror is None or self._upload_every is None or waited_s < PACE.interval_s:
+            return
+        folder = Folder(self._cache_url)
+        cache = open_cache(folder).load()
+        if len(cache.caption_ids) < self._upload_every:
+            return
+        packs = image_packs(folder, cache, images)
+        of_side = {name: pack for name, pack in packs.items() if f"/{side}/" in name}
+        try:
+            self.mirror.send_images(of_side)
+        except StorageError as error:
+            progress_sink().note(f"Not sent to the Hub yet: {error}")
 
     def finish(
         self,

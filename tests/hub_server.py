@@ -196,6 +196,13 @@ class HubServer:
                 self.create(repo)
             self._add_commit(repo, files, "by somebody else")
 
+    def tag(self, repo: str, name: str) -> None:
+        """Give the newest commit a name."""
+        with self._lock:
+            state = self._repo(repo)
+            state["commits"][-1]["tag"] = name
+            self._save(repo, state)
+
     # What requests come to.
 
     def _repo_path(self, repo: str) -> Path:
@@ -254,8 +261,9 @@ class HubServer:
         commits = self._repo(repo)["commits"]
         if revision in {None, "main"}:
             return commits[-1]
+        wanted = unquote(revision)
         for commit in commits:
-            if commit["oid"] == unquote(revision):
+            if wanted in {commit["oid"], commit.get("tag")}:
                 return commit
         raise _Refused(404, "RevisionNotFound", "Invalid rev id")
 

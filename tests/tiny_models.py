@@ -75,7 +75,7 @@ def make_clap(folder: Path, *, seed: int = 0, fused: bool = False, dim: int = 16
         },
         audio_config={
             **{"patch_embeds_hidden_size": 8, "depths": [1, 1], "num_attention_heads": [1, 2]},
-            **{"hidden_size": 16, "num_hidden_layers": 2, "spec_size": 64, "num_mel_bins": 16},
+            **{"hidden_size": 16, "num_hidden_layers": 2, "spec_size": 128, "num_mel_bins": 16},
             **{"window_size": 4, "projection_dim": dim, "enable_fusion": fused},
         },
         projection_dim=dim,

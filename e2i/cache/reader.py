@@ -22,7 +22,7 @@ from e2i.cache.header import CacheHeader, read_header
 from e2i.cache.layout import FAILURES_NAME, HEADER_NAME, MANIFEST_NAME, Side
 from e2i.cache.manifest import Manifest, ShardEntry, read_manifest
 from e2i.cache.original import read_original
-from e2i.cache.shards import ID_COLUMN, corrupt, embedding_type, missing, read_rows
+from e2i.cache.shards import ID_COLUMN, corrupt, embedding_type, missing, read_blocks
 from e2i.errors import (
     CacheCorruptError,
     CacheError,
@@ -245,30 +245,58 @@ def _read_shard(
         raise corrupt(folder, entry.name, f"{len(data)} bytes", f"{entry.bytes} bytes")
     if verify and (sha256 := hashlib.sha256(data).hexdigest()) != entry.sha256:
         raise corrupt(folder, entry.name, f"sha256 {sha256}", entry.sha256)
-    table = read_rows(folder, entry.name, side, data)
-    if table.num_rows != entry.rows:
-        raise corrupt(folder, entry.name, f"{table.num_rows} rows", f"{entry.rows} rows")
     keep = _counted(entry)
-    names = table.column(ID_COLUMN[side]).to_numpy()[keep]
-    rows = np.fromiter((place.get(name, -1) for name in names), np.int64, len(names))
+    target = _Target(folder, side, entry, place, into)
+    places: list[NDArray[np.int64]] = []
+    start = 0
+    for block in read_blocks(folder, entry.name, side, data):
+        stop = start + block.num_rows
+        if stop > entry.rows:
+            raise corrupt(folder, entry.name, f"{stop} rows or more", f"{entry.rows} rows")
+        kept = slice(None) if keep is None else keep[start:stop]
+        places.append(_copy_block(block, kept, target))
+        start = stop
+    if start != entry.rows:
+        raise corrupt(folder, entry.name, f"{start} rows", f"{entry.rows} rows")
+    return np.concatenate(places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where the rows of a shard go."""
+
+    folder: Folder
+    side: Side
+    entry: ShardEntry
+    place: Mapping[str, int]
+    into: _Side
+
+
+def _copy_block(
+    block: pa.Table, keep: NDArray[np.bool_] | slice, target: _Target
+) -> NDArray[np.int64]:
+    """Copy the rows of a block that count to their places, which are returned."""
+    folder, side, name, into = target.folder, target.side, target.entry.name, target.into
+    names = block.column(ID_COLUMN[side]).to_numpy()[keep]
+    rows = np.fromiter((target.place.get(one, -1) for one in names), np.int64, len(names))
     if len(rows) and rows.min() < 0:
         stranger = names[int(np.argmin(rows))]
-        raise corrupt(folder, entry.name, f"the id {stranger!r}", "ids that the manifest wants")
-    embeddings = embedding_rows(folder, entry.name, table, into.embeddings.shape[1])[keep]
+        raise corrupt(folder, name, f"the id {stranger!r}", "ids that the manifest wants")
+    embeddings = embedding_rows(folder, name, block, into.embeddings.shape[1])[keep]
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
         broken = names[int(np.argmin(finite))]
-        raise corrupt(folder, entry.name, f"values that are not finite for {broken!r}", "numbers")
+        raise corrupt(folder, name, f"values that are not finite for {broken!r}", "numbers")
     into.embeddings[_as_slice(rows)] = embeddings
-    into.values[rows] = table.column(_VALUE_COLUMN[side]).to_numpy()[keep]
-    into.clip_ids[rows] = table.column("clip_id").to_numpy()[keep]
+    into.values[rows] = block.column(_VALUE_COLUMN[side]).to_numpy()[keep]
+    into.clip_ids[rows] = block.column("clip_id").to_numpy()[keep]
     return rows
 
 
-def _counted(entry: ShardEntry) -> NDArray[np.bool_] | slice:
-    """Selects the rows that count; a slice, which copies nothing, where all do."""
+def _counted(entry: ShardEntry) -> NDArray[np.bool_] | None:
+    """Selects the rows that count; None where all do."""
     if not entry.excluded:
-        return slice(None)
+        return None
     keep = np.ones(entry.rows, np.bool_)
     for start, stop in entry.excluded:
         keep[start:stop] = False
@@ -295,6 +323,8 @@ def embedding_rows(folder: Folder, name: str, table: pa.Table, dim: int) -> NDAr
     column = table.column("embedding")
     if column.null_count or column.type != embedding_type(dim):
         raise corrupt(folder, name, f"embeddings of type {column.type}", f"{dim} floats")
+    if not column.num_chunks:
+        return np.empty((0, dim), np.float32)
     blocks = [block.flatten().to_numpy().reshape(-1, dim) for block in column.chunks]
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 

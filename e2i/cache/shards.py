@@ -29,6 +29,7 @@ from e2i.storage import FileInfo, Folder
 _KEY_DIGITS = 20
 _PAGE_BYTES = 2**20
 _ROW_GROUP_ROWS = 20_000
+_BLOCK_ROWS = 4_096
 _WHOLE_BYTES = 8 * 2**20
 """Remote shards up to this size are read in one request."""
 _PREFIX = "e2i."
@@ -39,6 +40,11 @@ ID_COLUMN: dict[Side, str] = {"audio": "clip_id", "text": "caption_id"}
 _KEY_COLUMNS: dict[Side, list[str]] = {
     "audio": ["clip_id", "content_sha256", "source_bytes", "source_version"],
     "text": ["caption_id", "clip_id", "caption"],
+}
+
+_READ_COLUMNS: dict[Side, list[str]] = {
+    "audio": ["clip_id", "embedding", "duration_s"],
+    "text": ["caption_id", "clip_id", "caption", "embedding"],
 }
 
 
@@ -258,16 +264,26 @@ def read_keys(folder: Folder, file: FileInfo, side: Side, *, hashed: bool) -> Sh
 
 
 def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Table:
-    """All that readers need of a shard: ids, embeddings, and durations or captions."""
-    columns = {
-        "audio": ["clip_id", "embedding", "duration_s"],
-        "text": ["caption_id", "clip_id", "caption", "embedding"],
-    }[side]
+    """All that readers need of a shard: ids, embeddings, and durations or captions.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    return pa.concat_tables(read_blocks(folder, name, side, data))
+
+
+def read_blocks(folder: Folder, name: str, side: Side, data: pa.Buffer) -> Iterator[pa.Table]:
+    """The same in blocks of a few MiB, at least one, so that memory is used again and again.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    columns = _READ_COLUMNS[side]
     with _readable(folder, name):
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
-        for column in columns:
-            table.column(column)
-        return table
+        file = pq.ParquetFile(pa.BufferReader(data))
+        yield file.schema_arrow.empty_table().select(columns)
+        for batch in file.iter_batches(_BLOCK_ROWS, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch]).select(columns)
 
 
 def stamp_of(folder: Folder, name: str, side: Side, data: pa.Buffer) -> ShardStamp | None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from e2i.encoders.clap_settings import clap_audio_settings, clap_text_settings
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
 from e2i.encoders.hf_settings import hf_settings
@@ -24,7 +25,6 @@ from e2i.encoders.weights import (
     find_weights,
     missing_file,
 )
-from e2i.errors import EncoderUnavailableError
 
 _T = TypeVar("_T")
 _lock = threading.Lock()
@@ -36,26 +36,27 @@ def audio_settings(config: EncodersConfig) -> Settings:
     """All that changes the values of the audio encoder asked for; its weights are fetched.
 
     Raises:
-        EncoderUnavailableError: it is not in this version, or its weights cannot be had.
+        EncoderUnavailableError: its weights cannot be had.
     """
     if config.audio_encoder == "logmel":
         return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     if config.audio_encoder == "passt":
         return passt_settings(_passt_options(config), _passt_weights(config))
-    raise _unavailable("audio", config.audio_encoder, "logmel")
+    return clap_audio_settings(config)
 
 
 def text_settings(config: EncodersConfig) -> Settings:
     """All that changes the values of the text encoder asked for.
 
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: its model cannot be had.
+        ConfigError: it does not take captions as long as asked for.
     """
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
     if config.text_encoder == "hf":
         return hf_settings(config)
-    raise _unavailable("text", config.text_encoder, "hashing")
+    return clap_text_settings(config)
 
 
 def missing_audio_weights(config: EncodersConfig) -> MissingFile | None:
@@ -73,20 +74,24 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
         store_windows: have it give each window's embedding too, where it has windows.
 
     Raises:
-        EncoderUnavailableError: it is not in this version, or its weights cannot be had or do not
-            fit.
+        EncoderUnavailableError: its weights cannot be had or do not fit.
         ConfigError: the device cannot be used here.
     """
     key = fingerprint(audio_settings(config))
-    if config.audio_encoder != "passt":
+    if config.audio_encoder == "logmel":
         return _held(
             _audio_encoders,
             key,
             lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
         )
-    from e2i.training.device import resolve_device  # noqa: PLC0415 - imports torch
+    device = _device(config)
+    key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
+    if config.audio_encoder == "clap":
+        from e2i.encoders.clap import ClapAudioEncoder  # noqa: PLC0415 - imports torch
 
-    device = str(resolve_device(config.device))
+        return _held(
+            _audio_encoders, key, lambda: ClapAudioEncoder(config, store_windows=store_windows)
+        )
 
     def load() -> PasstEncoder:
         encoder = PasstEncoder(
@@ -99,7 +104,6 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
         encoder.check_weights()
         return encoder
 
-    key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
     return _held(_audio_encoders, key, load)
 
 
@@ -107,14 +111,26 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     """The text encoder asked for; the same object for the same settings, from any thread.
 
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: its model cannot be had.
+        ConfigError: the device cannot be used here, or the captions asked for are too long.
     """
     key = fingerprint(text_settings(config))
-    if config.text_encoder == "hf":
-        from e2i.encoders.hf_text import HfTextEncoder  # noqa: PLC0415 - torch takes seconds
+    if config.text_encoder == "hashing":
+        return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
+    key = f"{key} on {_device(config)}, {config.batch_size} at most"
+    if config.text_encoder == "clap":
+        from e2i.encoders.clap import ClapTextEncoder  # noqa: PLC0415 - imports torch
 
-        return _held(_text_encoders, _where(key, config), lambda: HfTextEncoder(config))
-    return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
+        return _held(_text_encoders, key, lambda: ClapTextEncoder(config))
+    from e2i.encoders.hf_text import HfTextEncoder  # noqa: PLC0415 - imports torch
+
+    return _held(_text_encoders, key, lambda: HfTextEncoder(config))
+
+
+def _device(config: EncodersConfig) -> str:
+    from e2i.training.device import resolve_device  # noqa: PLC0415 - imports torch
+
+    return str(resolve_device(config.device))
 
 
 def _passt_options(config: EncodersConfig) -> PasstOptions:
@@ -146,15 +162,3 @@ def _held(encoders: dict[str, _T], key: str, load: Callable[[], _T]) -> _T:
         if key not in encoders:
             encoders[key] = load()
         return encoders[key]
-
-
-def _where(key: str, config: EncodersConfig) -> str:
-    """A model is held once for each device and batch size."""
-    return f"{key} {config.device} {config.batch_size}"
-
-
-def _unavailable(side: str, name: str, available: str) -> EncoderUnavailableError:
-    return EncoderUnavailableError(
-        f"the {side} encoder is not in this version: got {name!r}, expected {available!r}, which "
-        f"needs no weights. Use --{side}-encoder {available}."
-    )

@@ -170,6 +170,20 @@ class Mirror:
 
         self._bring(find, "Add shards", one_commit=True, header=header)
 
+    def send_images(self, packs: Mapping[str, OutgoingFile]) -> None:
+        """Send the packs of pseudo-images that the data set lacks.
+
+        Raises:
+            ConfigError: see `check`.
+            StorageError: the Hub refused, or does not answer; nothing is lost by that.
+        """
+        header = open_cache(self._folder).header
+
+        def find(head: Head) -> _Change:
+            return _Change(self._lacking(head, packs))
+
+        self._bring(find, "Add pseudo-images", one_commit=False, header=header)
+
     def finish(
         self,
         images: Mapping[str, OutgoingFile] | None = None,

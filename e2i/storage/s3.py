@@ -89,7 +89,7 @@ class S3Store(Store):
 
         return cast("BinaryIO", io.BufferedReader(RangeReader(fetch, size), BLOCK_BYTES))
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:  # noqa: ARG002
         self._put(name, data)
 
     def create(self, name: str, data: bytes | memoryview) -> bool:

@@ -197,7 +197,7 @@ def test_train_and_evaluate_on_one_cache(tmp_path: Path, metadata: Path) -> None
     cache_url, output = str(tmp_path / "cache"), str(tmp_path / "checkpoints")
     cache_embeddings(MetadataConfig(metadata=str(metadata)), cache_url, WEIGHTLESS)
     training = TrainingConfig(epochs=1, device="cpu", val_fraction=0.3, test_fraction=0.3)
-    trained = train_projection(cache_url, output_dir=output, training=training)
+    trained = train_projection((cache_url,), output_dir=output, training=training)
     scored = eval_projection(cache_url, trained.locations["checkpoint"])
     assert 0 < scored.counts["clips"] < 6
     assert "text_to_audio_R@1" in scored.metrics

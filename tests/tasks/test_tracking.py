@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2i.training.train import EpochRecord
+from e2i.training.epochs import EpochRecord
 from tasks.tracking import epoch_values, labelled, score_values
 
 
