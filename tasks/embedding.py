@@ -89,6 +89,11 @@ def unvisited(parameter: T) -> T:
     return cast("T", quote(parameter))
 
 
+def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
+    encoder = load_audio_encoder(encoders, store_windows=cache.store_windows)
+    return SideSettings.of(encoder, store_windows=cache.store_windows)
+
+
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
@@ -105,7 +110,7 @@ def plan_embedding(
     plan = plan_cache(
         Folder(cache_url),
         clips,
-        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
+        _audio_side(encoders, cache),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(clips.audio_root_url),
         chunk_size=cache.chunk_size,
@@ -263,7 +268,7 @@ def finish_embedding(
     summary = finish_cache(
         Folder(cache_url),
         split.clips,
-        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
+        _audio_side(encoders, cache),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(split.clips.audio_root_url),
         verified=split.plan.verified,
