@@ -153,13 +153,29 @@ def _amount(name: str, amount: int, found: str, step: str, limits: tuple[int, in
 
 def check_encoders(config: EncodersConfig) -> list[Check]:
     """Whether the encoders asked for, and what they need, are there."""
-    from e2i.encoders.load import audio_settings, text_settings  # noqa: PLC0415
+    from e2i.encoders.load import (  # noqa: PLC0415
+        audio_settings,
+        missing_audio_weights,
+        text_settings,
+    )
 
     checks = []
     for name, side, settings in (
         (config.audio_encoder, "audio encoder", audio_settings),
         (config.text_encoder, "text encoder", text_settings),
     ):
+        missing = missing_audio_weights(config) if settings is audio_settings else None
+        if missing is not None:
+            checks.append(
+                Check(
+                    side,
+                    "warning",
+                    f"{name}, whose weights are not in {missing.path.parent}; a run fetches them "
+                    f"from {missing.url}",
+                    f"Offline, put {missing.path.name} there, or use --audio-weights.",
+                )
+            )
+            continue
         try:
             settings(config)
         except EncoderUnavailableError as error:

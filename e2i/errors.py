@@ -17,6 +17,7 @@ built-in that it is, so that callers may catch either.
     │   ├── StorageFullError                     no space left
     │   ├── StaleWriteError                      someone replaced the object first
     │   └── StorageUnavailableError (ConnectionError)   may pass: outages, 5xx, rate limits
+    │       └── HubBusyError                 the Hub asks to come back later
     ├── CacheError (ValueError)                  a cache cannot be used as asked
     │   ├── CacheNotFoundError (FileNotFoundError)
     │   ├── CacheIncompleteError                 no complete manifest: resume it first
@@ -26,6 +27,8 @@ built-in that it is, so that callers may catch either.
     ├── ImageError (ValueError)                  a pseudo-image cannot be made or decoded
     ├── CheckpointError (ValueError)             a checkpoint cannot be read or does not fit
     │   └── CheckpointNotFoundError (FileNotFoundError)
+    ├── ReportError (ValueError)                 stored scores cannot be read
+    │   └── ReportNotFoundError (FileNotFoundError)
     ├── SeenClipsError (ValueError)              evaluation on clips that training has seen
     ├── RetrievalInputError (ValueError)         similarity and positives do not make a task
     └── RunFailedError (RuntimeError)            a run ended with work undone; what is stored stays
@@ -86,6 +89,18 @@ class StorageUnavailableError(StorageError, ConnectionError):
     """The store did not answer or asked to come back later; trying again may help."""
 
 
+class HubBusyError(StorageUnavailableError):
+    """The Hub did not take a request and may later.
+
+    Attributes:
+        after_s: when to come back, where it told.
+    """
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
 class CacheError(E2IError, ValueError):
     """A cache cannot be used as asked."""
 
@@ -120,6 +135,14 @@ class CheckpointError(E2IError, ValueError):
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no checkpoint here."""
+
+
+class ReportError(E2IError, ValueError):
+    """Stored scores cannot be read."""
+
+
+class ReportNotFoundError(ReportError, FileNotFoundError):
+    """There are no such scores."""
 
 
 class SeenClipsError(E2IError, ValueError):

@@ -32,6 +32,15 @@ _LOCATIONS = frozenset(
         "checksums",
         "exclude_ids",
         "vision_backbone_weights",
+        "ensemble",
+        "qb_norm_cache",
+        "distractors",
+        "relevance",
+        "reports_dir",
+        "predictions",
+        "embeddings_out",
+        "first",
+        "second",
     }
 )
 

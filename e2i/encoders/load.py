@@ -10,11 +10,21 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from e2i.encoders.clap_settings import clap_audio_settings, clap_text_settings
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
+from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
+from e2i.encoders.passt import PasstEncoder, PasstOptions, passt_settings
+from e2i.encoders.passt_architectures import ARCHITECTURES
 from e2i.encoders.protocols import AudioEncoder, Settings, TextEncoder, fingerprint
-from e2i.errors import EncoderUnavailableError
+from e2i.encoders.weights import (
+    MissingFile,
+    PublishedFile,
+    WeightsFile,
+    find_weights,
+    missing_file,
+)
 
 _T = TypeVar("_T")
 _lock = threading.Lock()
@@ -23,51 +33,128 @@ _text_encoders: dict[str, TextEncoder] = {}
 
 
 def audio_settings(config: EncodersConfig) -> Settings:
-    """All that changes the values of the audio encoder asked for.
+    """All that changes the values of the audio encoder asked for; its weights are fetched.
 
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: its weights cannot be had.
     """
     if config.audio_encoder == "logmel":
-        return logmel_settings(normalize=config.normalize)
-    raise _unavailable("audio", config.audio_encoder, "logmel")
+        return logmel_settings(normalize=config.normalize, resampler=config.resampler)
+    if config.audio_encoder == "passt":
+        return passt_settings(_passt_options(config), _passt_weights(config))
+    return clap_audio_settings(config)
 
 
 def text_settings(config: EncodersConfig) -> Settings:
     """All that changes the values of the text encoder asked for.
 
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: its model cannot be had.
+        ConfigError: it does not take captions as long as asked for.
     """
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
-    raise _unavailable("text", config.text_encoder, "hashing")
+    if config.text_encoder == "hf":
+        return hf_settings(config)
+    return clap_text_settings(config)
 
 
-def load_audio_encoder(config: EncodersConfig) -> AudioEncoder:
+def missing_audio_weights(config: EncodersConfig) -> MissingFile | None:
+    """The published weights that would have to be fetched; None where there are none."""
+    if config.audio_encoder != "passt":
+        return None
+    return missing_file(_passt_weights_name(config), _published(), config.weights_dir)
+
+
+def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -> AudioEncoder:
     """The audio encoder asked for; the same object for the same settings, from any thread.
 
+    Args:
+        config: which, and how it runs.
+        store_windows: have it give each window's embedding too, where it has windows.
+
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: its weights cannot be had or do not fit.
+        ConfigError: the device cannot be used here.
     """
-    return _held(
-        _audio_encoders,
-        fingerprint(audio_settings(config)),
-        lambda: LogMelEncoder(normalize=config.normalize),
-    )
+    key = fingerprint(audio_settings(config))
+    if config.audio_encoder == "logmel":
+        return _held(
+            _audio_encoders,
+            key,
+            lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
+        )
+    device = _device(config)
+    key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
+    if config.audio_encoder == "clap":
+        from e2i.encoders.clap import ClapAudioEncoder  # noqa: PLC0415 - imports torch
+
+        return _held(
+            _audio_encoders, key, lambda: ClapAudioEncoder(config, store_windows=store_windows)
+        )
+
+    def load() -> PasstEncoder:
+        encoder = PasstEncoder(
+            _passt_options(config),
+            _passt_weights(config),
+            device=device,
+            batch_size=config.batch_size,
+            store_windows=store_windows,
+        )
+        encoder.check_weights()
+        return encoder
+
+    return _held(_audio_encoders, key, load)
 
 
 def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     """The text encoder asked for; the same object for the same settings, from any thread.
 
     Raises:
-        EncoderUnavailableError: it is not in this version.
+        EncoderUnavailableError: its model cannot be had.
+        ConfigError: the device cannot be used here, or the captions asked for are too long.
     """
-    return _held(
-        _text_encoders,
-        fingerprint(text_settings(config)),
-        lambda: HashingEncoder(normalize=config.normalize),
+    key = fingerprint(text_settings(config))
+    if config.text_encoder == "hashing":
+        return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
+    key = f"{key} on {_device(config)}, {config.batch_size} at most"
+    if config.text_encoder == "clap":
+        from e2i.encoders.clap import ClapTextEncoder  # noqa: PLC0415 - imports torch
+
+        return _held(_text_encoders, key, lambda: ClapTextEncoder(config))
+    from e2i.encoders.hf_text import HfTextEncoder  # noqa: PLC0415 - imports torch
+
+    return _held(_text_encoders, key, lambda: HfTextEncoder(config))
+
+
+def _device(config: EncodersConfig) -> str:
+    from e2i.training.device import resolve_device  # noqa: PLC0415 - imports torch
+
+    return str(resolve_device(config.device))
+
+
+def _passt_options(config: EncodersConfig) -> PasstOptions:
+    return PasstOptions(
+        ARCHITECTURES[config.audio_arch],
+        windowing=config.windowing,
+        precision=config.precision,
+        normalize=config.normalize,
+        resampler=config.resampler,
     )
+
+
+def _passt_weights(config: EncodersConfig) -> WeightsFile:
+    return find_weights(
+        _passt_weights_name(config), _published(), config.weights_dir, option="--audio-weights"
+    )
+
+
+def _passt_weights_name(config: EncodersConfig) -> str:
+    return config.audio_weights or config.audio_arch
+
+
+def _published() -> dict[str, PublishedFile]:
+    return {name: architecture.published for name, architecture in ARCHITECTURES.items()}
 
 
 def _held(encoders: dict[str, _T], key: str, load: Callable[[], _T]) -> _T:
@@ -75,10 +162,3 @@ def _held(encoders: dict[str, _T], key: str, load: Callable[[], _T]) -> _T:
         if key not in encoders:
             encoders[key] = load()
         return encoders[key]
-
-
-def _unavailable(side: str, name: str, available: str) -> EncoderUnavailableError:
-    return EncoderUnavailableError(
-        f"the {side} encoder is not in this version: got {name!r}, expected {available!r}, which "
-        f"needs no weights. Use --{side}-encoder {available}."
-    )

@@ -27,10 +27,13 @@ class AudioEmbedding:
     Attributes:
         embedding: float32 (D,).
         num_windows: windows that it is made from.
+        windows: float32 (W, D), the embedding of each window before they are averaged and
+            normalized; None unless the encoder was made to give them.
     """
 
     embedding: NDArray[np.float32]
     num_windows: int
+    windows: NDArray[np.float32] | None = None
 
 
 class AudioEncoder(Protocol):

@@ -90,7 +90,7 @@ class Folder:
         check_name(name)
         return self._store.open(name)
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Write, replacing what is there, in one step.
 
         Args:
@@ -107,7 +107,7 @@ class Folder:
         """Make all that was written survive a power cut."""
         self._store.flush()
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         """Write if the name is free, in one step; False if it was taken (and nothing is written).
 
         Of many who create one name at once, exactly one gets True.
@@ -115,7 +115,7 @@ class Folder:
         self._check_writable(name)
         return self._store.create(name, data)
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         """Write if the object still is `version` (None: does not exist); the new version.
 
         Raises:

@@ -58,7 +58,7 @@ class LocalStore(Store):
                 raise translation.not_found(self._path(name)) from error.__cause__
             raise
 
-    def write(self, name: str, data: bytes, *, durable: bool = True) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         if not durable and self.info(name) is None:  # then there is no version to rise above
             with self._translated("write", name):
                 self._write_new(name, data)
@@ -70,7 +70,7 @@ class LocalStore(Store):
             if durable:
                 _flush_folder(temporary.parent)
 
-    def _write_new(self, name: str, data: bytes) -> None:
+    def _write_new(self, name: str, data: bytes | memoryview) -> None:
         """Write in one step, with as few calls as can be, and without waiting for the disk."""
         target = self._path(name)
         folder, _, _ = target.rpartition("/")
@@ -81,7 +81,7 @@ class LocalStore(Store):
             except FileNotFoundError:
                 Path(folder).mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
-            with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
+            with open(descriptor, "wb") as file:  # noqa: PTH123
                 file.write(data)
             os.rename(temporary, target)  # noqa: PTH104
         except BaseException:
@@ -92,7 +92,7 @@ class LocalStore(Store):
     def flush(self) -> None:
         os.sync()
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         if self.info(name) is not None:
             return False
         with self._translated("write", name), self._staged(name, data) as temporary:
@@ -101,7 +101,7 @@ class LocalStore(Store):
             _flush_folder(temporary.parent)
             return created
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         target = self._path(name)
         with self._translated("write", name), self._staged(name, data) as temporary:
             with _locked(temporary.parent):
@@ -152,7 +152,9 @@ class LocalStore(Store):
             raise translation.from_os_error(error, action, self._path(name)) from error
 
     @contextlib.contextmanager
-    def _staged(self, name: str, data: bytes, *, durable: bool = True) -> Iterator[Path]:
+    def _staged(
+        self, name: str, data: bytes | memoryview, *, durable: bool = True
+    ) -> Iterator[Path]:
         """The data on the disk under a temporary name, which is gone afterwards."""
         folder = Path(self._path(name)).parent
         temporary = folder / f"{RESERVED_PREFIX}{uuid.uuid4().hex}.tmp"

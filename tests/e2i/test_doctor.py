@@ -65,6 +65,19 @@ def test_encoders() -> None:
     assert [check.status for check in doctor.check_encoders(fine)] == ["ok", "ok"]
 
 
+def test_weights_that_a_run_would_fetch_are_told_and_not_fetched(tmp_path: Path) -> None:
+    lacking = EncodersConfig(text_encoder="hashing", weights_dir=str(tmp_path))
+    audio, _ = doctor.check_encoders(lacking)
+    name = "passt-s-f128-p16-s10-ap.476-swa.pt"
+    assert audio.status == "warning"
+    assert f"passt, whose weights are not in {tmp_path}; a run fetches them from h" in audio.found
+    assert audio.next_step == f"Offline, put {name} there, or use --audio-weights."
+    (tmp_path / name).write_bytes(b"others")
+    audio, _ = doctor.check_encoders(lacking)
+    assert audio.status == "problem"
+    assert "the weights are not the published ones" in audio.found
+
+
 def test_an_encoder_that_cannot_be_had_is_a_problem_with_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -75,7 +88,8 @@ def test_an_encoder_that_cannot_be_had_is_a_problem_with_the_next_step(
         raise EncoderUnavailableError("no weights: got none, expected some. Fetch them.")
 
     monkeypatch.setattr(load, "audio_settings", unavailable)
-    audio, _ = doctor.check_encoders(EncodersConfig(text_encoder="hashing"))
+    named = EncodersConfig(audio_weights="mine.pt", text_encoder="hashing")
+    audio, _ = doctor.check_encoders(named)
     assert audio == Check(
         "audio encoder", "problem", "no weights: got none, expected some", "Fetch them."
     )

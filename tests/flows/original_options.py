@@ -44,25 +44,20 @@ _ORIGINAL = {
 ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
-WEIGHTS = "needs the weights of PaSST or RoBERTa"
-HUB = "needs the Hugging Face Hub"
+WEIGHTS = "needs the weights of PaSST"
 FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
 
-_HUB_OPTIONS = ("--upload-every", "--hf-dataset", "--hf-prefix", "--hf-token")
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
 
 ABSENT: dict[tuple[str, str], str] = {
-    **{("cache-embeddings", option): WEIGHTS for option in ("--audio-arch", "--text-model")},
-    **{("cache-embeddings", option): HUB for option in _HUB_OPTIONS},
-    **{("cache-images", option): HUB for option in (*_HUB_OPTIONS, "--include-embeddings")},
+    ("cache-embeddings", "--audio-arch"): WEIGHTS,
     **{
         ("eval-projection", option): IN_CHECKPOINT
         for option in ORIGINAL["eval-projection"]
         if option in _SAID_BY_CHECKPOINT or option.startswith("--vision-")
     },
     **{("finetune", option): FINE_TUNING for option in ORIGINAL["finetune"]},
-    **{("download-embeddings", option): HUB for option in ORIGINAL["download-embeddings"]},
 }
 """Options that no command takes, and why."""
 
@@ -80,6 +75,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
     "cache-embeddings": {
         "--metadata": f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv",
         "--cache-dir": f"{DATA_ROOT}/embeddings/development",
+        "--text-model": "roberta-base",
         "--batch-size": 8,
         "--id-key": "id",
         "--audio-key": "audio",
@@ -89,9 +85,20 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "--no-progress": False,
         "--with-images": False,
         "--clip-images": False,
+        "--hf-prefix": "",
         **_IMAGES,
     },
-    "cache-images": {"--clip-values": False, **_IMAGES},
+    "cache-images": {
+        "--clip-values": False,
+        "--hf-prefix": "",
+        "--include-embeddings": False,
+        **_IMAGES,
+    },
+    "download-embeddings": {
+        "--repo-id": "younissk/audio-text-embed-to-images",
+        "--force": False,
+        "--print-stats": False,
+    },
     "train-projection": {
         "--output-dir": "checkpoints",
         "--epochs": 10,

@@ -125,8 +125,11 @@ def test_a_relative_store_is_refused() -> None:
 
 
 def test_an_encoder_that_is_not_there_is_named(tmp_path: Path, metadata: Path) -> None:
-    with pytest.raises(EncoderUnavailableError, match="passt"):
-        cache_embeddings(MetadataConfig(metadata=str(metadata)), str(tmp_path / "cache"))
+    lacking = EncodersConfig(
+        audio_encoder="passt", text_encoder="hashing", audio_weights=str(tmp_path / "none.pt")
+    )
+    with pytest.raises(EncoderUnavailableError, match=r"no weights here: got '.*none\.pt'"):
+        cache_embeddings(MetadataConfig(metadata=str(metadata)), str(tmp_path / "cache"), lacking)
 
 
 def test_one_failing_chunk_does_not_stop_the_others(

@@ -45,7 +45,7 @@ def test_settings_decide_whether_it_is_the_same_encoder() -> None:
     assert load_text_encoder(raw).settings["normalize"] is False
 
 
-@pytest.mark.parametrize("name", ["passt", "clap"])
+@pytest.mark.parametrize("name", ["clap"])
 @pytest.mark.parametrize("ask", [audio_settings, load_audio_encoder])
 def test_audio_encoders_to_come_say_what_to_use(ask, name: str) -> None:
     with pytest.raises(EncoderUnavailableError) as raised:
@@ -57,7 +57,7 @@ def test_audio_encoders_to_come_say_what_to_use(ask, name: str) -> None:
     assert isinstance(raised.value, ConfigError)
 
 
-@pytest.mark.parametrize("name", ["hf", "clap"])
+@pytest.mark.parametrize("name", ["clap"])
 @pytest.mark.parametrize("ask", [text_settings, load_text_encoder])
 def test_text_encoders_to_come_say_what_to_use(ask, name: str) -> None:
     with pytest.raises(EncoderUnavailableError, match="Use --text-encoder hashing"):

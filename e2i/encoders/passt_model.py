@@ -1,0 +1,287 @@
+"""PaSST: waveforms to one embedding each, from the published weights.
+
+Conventions: B windows of one length T at 32 kHz become N = 2 + F · C tokens (class, distillation,
+then F rows of C patches) of width 768. For inference only: no patch is left out, nothing is drawn
+at random, nothing is printed.
+
+What is decided here, beside what the published model computes:
+
+- The mel spectrogram is float32 whatever the precision; its filter bank is made once, on the
+  device.
+- Attention is torch's fused one, and the last block computes only the two tokens that are read.
+- Patches are products of unfolded patches and a matrix, so that one kind of product makes up the
+  whole model, and `e2i.encoders.products` can make it quick and keep it exact.
+- The residual stream stays float32 in the shorter precisions too: it costs next to nothing, and
+  what gets lost is a few times less.
+
+Source: K. Koutini et al., "Efficient training of audio transformers with Patchout", Interspeech
+2022. The numbers are those of hear21passt 0.0.26 in eval mode; a test compares them.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from e2i.encoders.passt_architectures import (
+    ARCHITECTURES,
+    DIM,
+    MELS,
+    PATCH,
+    SAMPLE_RATE,
+    Architecture,
+)
+from e2i.encoders.products import linear_gelu, pack_linears, strict_float32
+from e2i.errors import EncoderUnavailableError
+
+HEADS = 12
+_NORM_EPS = 1e-6
+_FFT, _FRAME = 1024, 800
+_PREEMPHASIS = 0.97
+_HIGHEST_HZ = 15_000.0
+_LOG_OFFSET = 1e-5
+_IGNORED = ("head.", "head_dist.")
+_WRAPPERS = ("state_dict", "model")
+
+
+class LogMel(nn.Module):
+    """The spectrogram that PaSST was trained on: 128 bands up to 15 kHz, log, about mean 0."""
+
+    window: Tensor
+    bank: Tensor
+
+    def __init__(self, hop: int) -> None:
+        super().__init__()
+        from torchaudio.compliance.kaldi import get_mel_banks  # noqa: PLC0415 - takes a while
+
+        bank, _ = get_mel_banks(MELS, _FFT, SAMPLE_RATE, 0.0, _HIGHEST_HZ, 100.0, -500.0, 1.0)
+        self._hop = hop
+        self.register_buffer("window", torch.hann_window(_FRAME, periodic=False))
+        self.register_buffer("bank", functional.pad(bank, (0, 1)))
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(B, T) to (B, 128, frames)."""
+        emphasized = waveforms[:, 1:] - _PREEMPHASIS * waveforms[:, :-1]
+        spectrum = torch.stft(
+            emphasized, _FFT, self._hop, _FRAME, self.window, center=True, return_complex=True
+        )
+        power = spectrum.real.square() + spectrum.imag.square()
+        return ((self.bank @ power + _LOG_OFFSET).log() + 4.5) / 5
+
+
+class Block(nn.Module):
+    """One transformer block; the last one computes only the first two tokens."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self._last = last
+        self.norm1, self.norm2 = nn.LayerNorm(DIM, _NORM_EPS), nn.LayerNorm(DIM, _NORM_EPS)
+        # The query apart from key and value, where it is wanted of two tokens only.
+        self.query = nn.Linear(DIM, DIM) if last else None
+        self.qkv = nn.Linear(DIM, (2 if last else 3) * DIM)
+        self.proj = nn.Linear(DIM, DIM)
+        self.fc1, self.fc2 = nn.Linear(DIM, 4 * DIM), nn.Linear(4 * DIM, DIM)
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, N, 768) to the same, or to (B, 2, 768); `tokens` is overwritten."""
+        batch, count, _ = tokens.shape
+        normed = _normed(self.norm1, tokens, dtype)
+        parts = self.qkv(normed).view(batch, count, -1, HEADS, DIM // HEADS).transpose(1, 3)
+        if self.query is not None:
+            key, value = parts.unbind(2)
+            query = self.query(normed[:, :2]).view(batch, 2, HEADS, -1).transpose(1, 2)
+            tokens = tokens[:, :2]
+        else:
+            query, key, value = parts.unbind(2)
+        heard = functional.scaled_dot_product_attention(query, key, value)
+        tokens += self.proj(heard.transpose(1, 2).reshape(batch, -1, DIM))
+        tokens += self.fc2(linear_gelu(self.fc1, _normed(self.norm2, tokens, dtype)))
+        return tokens
+
+
+class Passt(nn.Module):
+    """Waveforms to embeddings.
+
+    Args:
+        architecture: which one.
+        weights: as `read_weights` gives them.
+        device: where it runs.
+        dtype: type of the transformer's weights and products.
+    """
+
+    row_code: Tensor
+    column_code: Tensor
+    leading: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self._architecture, self._dtype = architecture, dtype
+        self.mel = LogMel(architecture.mel_hop)
+        # Without storage, so that nothing is filled at random; the weights take their place.
+        with torch.device("meta"):
+            self.patch = nn.Linear(PATCH * PATCH, DIM)
+            depth = architecture.depth
+            self.blocks = nn.ModuleList(Block(last=place == depth - 1) for place in range(depth))
+            self.norm = nn.LayerNorm(DIM, _NORM_EPS)
+        self.load_state_dict(_renamed(weights, depth), strict=False, assign=True)
+        row, column = weights["freq_new_pos_embed"], weights["time_new_pos_embed"]
+        self.register_buffer("row_code", row[0, :, :, 0].T[:, None].float().contiguous())
+        self.register_buffer("column_code", column[0, :, 0].T[None].float().contiguous())
+        leading = torch.cat([weights["cls_token"], weights["dist_token"]], 1)
+        self.register_buffer("leading", (leading + weights["new_pos_embed"]).float())
+        self.requires_grad_(requires_grad=False).eval().to(device)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(dtype)
+        pack_linears(self)
+
+    @torch.inference_mode()
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """(B, T) float32 to (B, 768) float32; T within the architecture's bounds."""
+        with strict_float32():
+            return self.embed(self.mel(waveforms))
+
+    def embed(self, spectrograms: Tensor) -> Tensor:
+        """(B, 128, frames) to (B, 768)."""
+        stride = self._architecture.stride
+        patches = functional.unfold(spectrograms[:, None], PATCH, stride=stride).transpose(1, 2)
+        columns = (spectrograms.shape[2] - PATCH) // stride + 1
+        code = (self.row_code + self.column_code[:, :columns]).view(-1, DIM)  # (F · C, 768)
+        batch, count = patches.shape[0], patches.shape[1]
+        tokens = patches.new_empty(batch, 2 + count, DIM)
+        tokens[:, :2] = self.leading
+        torch.add(self.patch(patches.to(self._dtype)), code, out=tokens[:, 2:])
+        for block in self.blocks:
+            tokens = block(tokens, self._dtype)
+        embedded: Tensor = self.norm(tokens[:, :2]).mean(1)
+        return embedded
+
+
+def _normed(norm: nn.LayerNorm, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    normed: Tensor = norm(tokens)
+    return normed.to(dtype)
+
+
+def _renamed(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """The published names to those of the modules here."""
+    renamed = {}
+    for name, value in weights.items():
+        name = name.replace(".attn.", ".").replace(".mlp.", ".")  # noqa: PLW2901
+        last = f"blocks.{depth - 1}.qkv."
+        if name.startswith("patch_embed.proj."):
+            value = value.reshape(DIM, -1) if value.ndim == 4 else value  # noqa: PLW2901
+            renamed[name.replace("patch_embed.proj", "patch")] = value.float()
+        elif name.startswith(last):
+            renamed[name.replace(".qkv.", ".query.")] = value[:DIM].float().contiguous()
+            renamed[name] = value[DIM:].float().contiguous()
+        elif name.startswith(("blocks.", "norm.")):
+            renamed[name] = value.float()
+    return renamed
+
+
+def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights that an embedding needs, as published."""
+    rows, columns = architecture.grid
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, DIM),
+        "dist_token": (1, 1, DIM),
+        "new_pos_embed": (1, 2, DIM),
+        "freq_new_pos_embed": (1, DIM, rows, 1),
+        "time_new_pos_embed": (1, DIM, 1, columns),
+        "patch_embed.proj.weight": (DIM, 1, PATCH, PATCH),
+        "patch_embed.proj.bias": (DIM,),
+        "norm.weight": (DIM,),
+        "norm.bias": (DIM,),
+    }
+    layers = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
+    for block in range(architecture.depth):
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"blocks.{block}.{norm}.{part}": (DIM,) for part in ("weight", "bias")}
+        for layer, (outputs, inputs) in layers.items():
+            shapes[f"blocks.{block}.{layer}.weight"] = (outputs * DIM, inputs * DIM)
+            shapes[f"blocks.{block}.{layer}.bias"] = (outputs * DIM,)
+    return shapes
+
+
+def read_weights(path: Path, architecture: Architecture, name: str) -> dict[str, Tensor]:
+    """The weights of an architecture in the published format, mapped from the disk, not copied.
+
+    Args:
+        path: a state dict saved by `torch.save`, or a safetensors file.
+        architecture: which they have to fit.
+        name: what to call the file in messages.
+
+    Raises:
+        EncoderUnavailableError: it is no such file, is cut short, or fits another architecture.
+    """
+    state = _load(path, name)
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise _unfit(name, f"a {type(state).__name__} that is no state dict", architecture)
+    weights = {key: value for key, value in state.items() if not key.startswith(_IGNORED)}
+    faults = _faults(weights, expected_shapes(architecture))
+    if faults:
+        more = f" and {len(faults) - 1:,} more differences" if len(faults) > 1 else ""
+        fitting = [
+            other.name
+            for other in ARCHITECTURES.values()
+            if not _faults(weights, expected_shapes(other))
+        ]
+        step = f"Use --audio-arch {fitting[0]}." if fitting else ""
+        raise _unfit(name, faults[0] + more, architecture, step)
+    return weights
+
+
+def _load(path: Path, name: str) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # noqa: PLC0415
+
+            return load_file(path)
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except Exception as error:
+        # What torch, pickle and safetensors raise for a file that is none of theirs is anything.
+        if isinstance(error, MemoryError):
+            raise
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        raise EncoderUnavailableError(
+            f"the weights cannot be read: got {name}, which is cut short, of another kind, or "
+            f"holds more than {'tensors' if unsafe else 'weights'}, expected a state dict as saved "
+            "by torch.save, or safetensors. Fetch the file again, or correct --audio-weights."
+        ) from error
+
+
+def _faults(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """How weights differ from those expected, in words."""
+    faults = [f"no {key}" for key in shapes if key not in weights]
+    faults += [
+        f"{key} of shape {tuple(weights[key].shape)} for {shape}"
+        for key, shape in shapes.items()
+        if key in weights and tuple(weights[key].shape) != shape
+    ]
+    return faults + [f"{key}, which is not known" for key in weights if key not in shapes]
+
+
+def _unfit(name: str, got: str, architecture: Architecture, step: str = "") -> Exception:
+    return EncoderUnavailableError(
+        f"the weights do not fit the architecture: got {got} in {name}, expected the weights of "
+        f"{architecture.name}. {step or 'Correct --audio-weights or --audio-arch.'}"
+    )
