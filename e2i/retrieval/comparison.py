@@ -6,11 +6,15 @@ the mean difference.
 
 The test flips signs: were the models alike, a clip's queries might as well have come from either,
 so swapping both models' values of random clips shows what differences luck makes. With b of B
-random swaps at least as far from zero as what was found, p = (1 + b) / (1 + B), two-sided. One
-metric is tested first, on its own; the others share one level by Holm's steps.
+random swaps as far from zero as what was found, or farther, p = (1 + b) / (1 + B), two-sided. A
+swap that comes exactly as far counts half, but for a swap of nothing or of everything, which
+counts whole: recalls are whole numbers of captions, and counted whole their many ties would make
+the test reject a true null in 3 % of the cases where it says 5 %. One metric is tested first, on
+its own; the others share one level by Holm's steps.
 
-Source: Phipson and Smyth, "Permutation P-values should never be zero", 2010; Holm, "A simple
-sequentially rejective multiple test procedure", 1979.
+Source: Phipson and Smyth, "Permutation P-values should never be zero", 2010; Lancaster,
+"Significance tests in discrete distributions", 1961, for the ties; Holm, "A simple sequentially
+rejective multiple test procedure", 1979.
 """
 
 from __future__ import annotations
@@ -111,20 +115,32 @@ def sign_flip_p(first: QueryValues, second: QueryValues, flips: int, seed: int) 
         )
     num_clips = int(first.clip.max()) + 1
     generator = np.random.default_rng(seed)
-    beyond = 0
-    if first.statistic == "mean":
-        apart = np.bincount(first.clip, first.values - second.values, num_clips)
-        reached = abs(apart.sum()) - _ROUNDING * np.abs(apart).sum()
-        for swapped in _swaps(generator, flips, num_clips, num_clips):
-            beyond += int((np.abs((1.0 - 2.0 * swapped) @ apart) >= reached).sum())
-    else:
-        reached = abs(_aggregate(first) - _aggregate(second)) - _ROUNDING
-        for swapped in _swaps(generator, flips, num_clips, len(first.values)):
-            picks = swapped[:, first.clip] == 1
-            one = np.median(np.where(picks, second.values, first.values), axis=1)
-            other = np.median(np.where(picks, first.values, second.values), axis=1)
-            beyond += int((np.abs(one - other) >= reached).sum())
-    return (1 + beyond) / (1 + flips)
+    differ = np.bincount(first.clip, first.values != second.values, num_clips) > 0
+    mean = first.statistic == "mean"
+    apart = np.bincount(first.clip, first.values - second.values, num_clips)
+    found = abs(apart.sum() if mean else _aggregate(first) - _aggregate(second))
+    rounding = _ROUNDING * (np.abs(apart).sum() if mean else 1.0)
+    beyond = 0.0
+    for swapped in _swaps(generator, flips, num_clips, num_clips if mean else len(first.values)):
+        if mean:
+            drawn = np.abs((1.0 - 2.0 * swapped) @ apart)
+        else:
+            drawn = _swapped_medians(first, second, swapped[:, first.clip] == 1)
+        moved = swapped[:, differ].sum(axis=1)
+        whole = (moved == 0) | (moved == differ.sum())
+        tied = np.abs(drawn - found) <= rounding
+        beyond += float(np.where(tied, np.where(whole, 1.0, 0.5), drawn > found).sum())
+    return (1.0 + beyond) / (1.0 + flips)
+
+
+def _swapped_medians(
+    first: QueryValues, second: QueryValues, picks: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """How far the medians are apart after swapping the queries picked, (b, Q): float64 (b,)."""
+    one = np.median(np.where(picks, second.values, first.values), axis=1)
+    other = np.median(np.where(picks, first.values, second.values), axis=1)
+    apart: NDArray[np.float64] = np.abs(one - other)
+    return apart
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
