@@ -272,6 +272,7 @@ def finish_embedding(
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(split.clips.audio_root_url),
         verified=split.plan.verified,
+        stock=split.plan.stock,
         snapshot=cache.snapshot,
     )
     failed = [failure for failure in summary.failures if failure.side == "audio"]
