@@ -17,8 +17,8 @@ PREFECT_API_URL ?= http://127.0.0.1:$(PREFECT_PORT)/api
 PREFECT := PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types imports check drills download-dataset cache-embeddings \
-        cache-images train-projection eval-projection server stop-server deploy worker clean
+.PHONY: help setup setup-dev demo test lint types imports check drills download-dataset \
+        download-embeddings prepare cache-embeddings cache-images train-projection eval-projection server stop-server deploy worker clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -55,6 +55,11 @@ demo: setup  ## The full pipeline on generated recordings, offline (DEMO_ARGS)
 
 download-dataset: setup  ## Clotho into DATA_ROOT (DOWNLOAD_ARGS)
 	@$(BIN)/e2i download-dataset --data-root $(DATA_ROOT) $(DOWNLOAD_ARGS)
+
+download-embeddings: setup  ## Cached embeddings from the Hub into CACHE_DIR (EMBEDDINGS_ARGS)
+	@$(BIN)/e2i download-embeddings --cache-dir $(CACHE_DIR) $(EMBEDDINGS_ARGS)
+
+prepare: setup download-embeddings  ## The environment, and the cached embeddings of CACHE_DIR
 
 cache-embeddings: setup  ## Embed METADATA into CACHE_DIR (CACHE_ARGS)
 	@$(BIN)/e2i cache-embeddings --metadata $(METADATA) --cache-dir $(CACHE_DIR) $(CACHE_ARGS)

@@ -13,36 +13,31 @@ What is decided here:
 - A recording that is cut short is refused, not used as far as it goes: the clip would stand in the
   data with captions for what is no longer heard. That takes a length to compare with: the header's
   in wav, aiff, flac and mp3. An ogg file cut between two pages has none.
-- Headers are not believed: memory is taken for what is decoded, block by block.
+- Headers are not believed: memory is taken for what is decoded, block by block. So however long a
+  recording is, `WaveformStream` needs memory for a block of it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from e2i.errors import AudioError
-from e2i.resampling import RESAMPLER, resample
-
-WAVEFORM_SETTINGS: dict[str, str] = {
-    "downmix": "mean",
-    "overload": "divide by peak",
-    "resampler": RESAMPLER,
-}
-"""What makes a waveform of a recording, for the fingerprint of audio encoders."""
+from e2i.resampling import RESAMPLERS, ResamplerName, open_resampler
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 1_000_000
 MAX_FRAMES = 2**30
 """Longest recording, in samples a channel: 6 h 12 min at 48 kHz."""
 
-_BLOCK_SAMPLES = 2**20
+_LOUDEST = 1e30
+_BLOCK_SAMPLES = 2**17
 _UNKNOWN_LENGTH = 2**62
 """libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
 _CONTAINERS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
@@ -65,6 +60,86 @@ class Waveform:
     duration_s: float
 
 
+class WaveformStream:
+    """A recording as an encoder takes it, block by block: mono, at one rate, in [-1, 1].
+
+    Whether it goes over full scale is known at its end. So `blocks` are to be kept until they are
+    through, and then, if `is_over` says so, each of them or all at once given to `level`.
+
+    Args:
+        source: the file, readable and seekable.
+        sample_rate: rate wanted, in Hz.
+        name: what the recording is called, for messages.
+        resampler: which.
+
+    Attributes:
+        duration_s: length of the recording as stored, in seconds, once the blocks are through.
+    """
+
+    def __init__(
+        self,
+        source: BinaryIO,
+        sample_rate: int,
+        name: str,
+        resampler: ResamplerName = "torchaudio",
+    ) -> None:
+        self.duration_s = 0.0
+        self._source = source
+        self._sample_rate = sample_rate
+        self._name = name
+        self._resampler: ResamplerName = resampler
+        self._peak = 0.0
+        self._highest = 0.0
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The waveform, not yet levelled, float32 (T,) together; some of the blocks are empty.
+
+        Raises:
+            AudioError: as `decode`.
+        """
+        frames, source_hz, resampling = 0, 0, None
+        for block, source_hz in _decode_blocks(self._source, self._name):
+            mono = _mixed(block)
+            frames += len(mono)
+            self._peak = max(self._peak, _peak(mono))
+            if self._peak > _LOUDEST:
+                raise AudioError(
+                    f"recording {self._name!r} is too loud to compute with: got a peak of "
+                    f"{self._peak:.3g} times full scale, expected at most {_LOUDEST:.0e}. Export "
+                    "it again."
+                )
+            if resampling is None:
+                resampling = open_resampler(source_hz, self._sample_rate, self._resampler)
+            yield self._noted(resampling.push(mono))
+        if resampling is not None:
+            yield self._noted(resampling.finish())
+            self.duration_s = frames / source_hz
+
+    def _noted(self, resampled: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._highest = max(self._highest, _peak(resampled))
+        return resampled
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the recording, or its waveform as it came, goes over full scale."""
+        return max(self._peak, self._highest) > 1
+
+    def level(self, samples: NDArray[np.float32]) -> None:
+        """Bring samples within [-1, 1], in place."""
+        if self._peak > 1:
+            samples /= np.float32(self._peak)
+        np.clip(samples, -1, 1, out=samples)
+
+
+def waveform_settings(resampler: ResamplerName) -> dict[str, str]:
+    """What makes a waveform of a recording, for the fingerprint of audio encoders."""
+    return {
+        "downmix": "mean",
+        "overload": "divide by peak",
+        "resampler": RESAMPLERS[resampler],
+    }
+
+
 def decode(data: bytes, *, name: str) -> tuple[NDArray[np.float32], int]:
     """All channels of a recording, as stored.
 
@@ -80,29 +155,47 @@ def decode(data: bytes, *, name: str) -> tuple[NDArray[np.float32], int]:
         AudioError: empty, not audio, cut short, no samples, samples that are not finite, or a rate
             or length out of bounds.
     """
-    blocks, sample_rate = _decode_blocks(data, name, np.transpose)
-    return np.concatenate(blocks, axis=1), sample_rate
+    blocks = list(_decode_blocks(io.BytesIO(data), name))
+    return np.concatenate([block for block, _ in blocks]).T, blocks[0][1]
 
 
-def load_waveform(data: bytes, sample_rate: int, name: str) -> Waveform:
+def load_waveform(
+    data: bytes, sample_rate: int, name: str, resampler: ResamplerName = "torchaudio"
+) -> Waveform:
     """A recording as an encoder takes it: mono, at `sample_rate` (Hz), in [-1, 1].
+
+    It is decoded in this process; `e2i.decoding` does so in another, which may hang or crash.
 
     Args:
         data: the bytes of the file.
         sample_rate: rate wanted, in Hz.
         name: what the recording is called, for messages.
+        resampler: which.
 
     Raises:
         AudioError: as `decode`.
     """
-    blocks, source_hz = _decode_blocks(data, name, lambda block: block.mean(axis=1))
-    mono = np.concatenate(blocks)
-    frames = len(mono)
-    peak = float(np.abs(mono).max())
-    if peak > 1:
-        mono /= np.float32(peak)
-    samples = np.clip(resample(mono, source_hz, sample_rate), -1, 1)
-    return Waveform(samples, frames / source_hz)
+    stream = WaveformStream(io.BytesIO(data), sample_rate, name, resampler)
+    samples = np.concatenate(list(stream.blocks()))
+    if stream.is_over:
+        stream.level(samples)
+    return Waveform(samples, stream.duration_s)
+
+
+def _mixed(block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of the channels of (frames, channels); by columns, which is quick for a few."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    mixed = block[:, 0].copy()
+    with np.errstate(over="ignore"):
+        for channel in range(1, block.shape[1]):
+            mixed += block[:, channel]
+    mixed /= np.float32(block.shape[1])
+    return mixed
+
+
+def _peak(samples: NDArray[np.float32]) -> float:
+    return max(float(samples.max()), -float(samples.min())) if len(samples) else 0.0
 
 
 class _ForwardReader(soundfile.SoundFile):  # type: ignore[misc]
@@ -112,29 +205,37 @@ class _ForwardReader(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-class _Source(io.BytesIO):
+class _Source:
     """Stays where it is on a seek before its start, which broken headers make libsndfile try."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+        self.readinto = file.readinto  # type: ignore[attr-defined]
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(count)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         try:
-            return super().seek(offset, whence)
-        except ValueError:
-            return self.tell()
+            return self._file.seek(offset, whence)
+        except (ValueError, OSError):
+            return self._file.tell()
 
 
-def _decode_blocks(
-    data: bytes, name: str, keep: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-) -> tuple[list[NDArray[np.float32]], int]:
-    """What `keep` makes of each block (frames, channels), and the sample rate."""
-    if not data:
+def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Blocks (frames, channels), at least one of at least a frame, each with the sample rate."""
+    if not file.seek(0, io.SEEK_END):
         raise AudioError(
             f"recording {name!r} is empty: got 0 bytes, expected audio. Fetch the file again."
         )
-    _check_whole(data, name)
+    _check_whole(file, name)
+    file.seek(0)
     try:
-        with _ForwardReader(_Source(data)) as reader:
+        with _ForwardReader(_Source(file)) as reader:
             _check_rate(reader.samplerate, name)
-            return _read_all(reader, name, keep), int(reader.samplerate)
+            for block in _read_all(reader, name):
+                yield block, int(reader.samplerate)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"recording {name!r} cannot be decoded: got {_reason(error)}, expected wav, flac, ogg, "
@@ -143,12 +244,7 @@ def _decode_blocks(
         ) from error
 
 
-def _read_all(
-    reader: soundfile.SoundFile,
-    name: str,
-    keep: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-) -> list[NDArray[np.float32]]:
-    blocks: list[NDArray[np.float32]] = []
+def _read_all(reader: soundfile.SoundFile, name: str) -> Iterator[NDArray[np.float32]]:
     frames = 0
     while True:
         block = reader.read(
@@ -163,14 +259,13 @@ def _read_all(
                 f"recording {name!r} is too long: got more than {MAX_FRAMES:,} samples a channel, "
                 f"expected at most that many. Cut it into clips."
             )
-        blocks.append(keep(block))
+        yield block
     if frames == 0:
         raise AudioError(
             f"recording {name!r} has no samples: got 0, expected at least 1. Fetch the file again."
         )
     if frames < reader.frames < _UNKNOWN_LENGTH:
         raise _truncated(name, f"{frames:,} samples", f"{reader.frames:,}")
-    return blocks
 
 
 def _check_rate(sample_rate: int, name: str) -> None:
@@ -191,21 +286,24 @@ def _check_finite(block: NDArray[np.float32], frames_before: int, name: str) -> 
         )
 
 
-def _check_whole(data: bytes, name: str) -> None:
+def _check_whole(file: BinaryIO, name: str) -> None:
     """Compare what a wav or aiff header promises with the bytes that are there.
 
     libsndfile reads such files as far as they go, without a word.
     """
-    if data[:4] not in _CONTAINERS:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    kind = file.read(4)
+    if kind not in _CONTAINERS:
         return
-    order, wanted = _CONTAINERS[data[:4]]
+    order, wanted = _CONTAINERS[kind]
     position = 12
-    while position + 8 <= len(data):
-        chunk = data[position : position + 4]
-        promised = int.from_bytes(data[position + 4 : position + 8], order)
+    while position + 8 <= size:
+        file.seek(position)
+        chunk, promised = file.read(4), int.from_bytes(file.read(4), order)
         position += 8
         if chunk == wanted:
-            there = len(data) - position
+            there = size - position
             if promised > there:
                 raise _truncated(name, f"{there:,} bytes of samples", f"{promised:,}")
             return

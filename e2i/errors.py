@@ -17,6 +17,7 @@ built-in that it is, so that callers may catch either.
     │   ├── StorageFullError                     no space left
     │   ├── StaleWriteError                      someone replaced the object first
     │   └── StorageUnavailableError (ConnectionError)   may pass: outages, 5xx, rate limits
+    │       └── HubBusyError                 the Hub asks to come back later
     ├── CacheError (ValueError)                  a cache cannot be used as asked
     │   ├── CacheNotFoundError (FileNotFoundError)
     │   ├── CacheIncompleteError                 no complete manifest: resume it first
@@ -84,6 +85,18 @@ class StaleWriteError(StorageError):
 
 class StorageUnavailableError(StorageError, ConnectionError):
     """The store did not answer or asked to come back later; trying again may help."""
+
+
+class HubBusyError(StorageUnavailableError):
+    """The Hub did not take a request and may later.
+
+    Attributes:
+        after_s: when to come back, where it told.
+    """
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class CacheError(E2IError, ValueError):

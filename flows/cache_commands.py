@@ -5,10 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
+from e2i.cache.compact import compact_cache
 from e2i.cache.info import SideInfo
 from e2i.cache.info import cache_info as read_info
+from e2i.cache.prune import prune_cache
+from e2i.cache.verify import verify_cache
 from e2i.storage import Folder
-from flows.parameters import CacheInfoParameters
+from flows.parameters import (
+    CacheCompactParameters,
+    CacheInfoParameters,
+    CachePruneParameters,
+    CacheVerifyParameters,
+)
 from flows.summary import RunSummary
 
 
@@ -47,3 +55,102 @@ def cache_info(parameters: CacheInfoParameters) -> RunSummary:
 def _side(name: str, side: SideInfo) -> str:
     encoder = side.settings.get("encoder", "")
     return f"{name}: {encoder}, {side.dim} dimensions, fingerprint {side.fingerprint}"
+
+
+def cache_verify(parameters: CacheVerifyParameters) -> RunSummary:
+    """Whether a cache is whole and every byte of it as it was written; names each fault.
+
+    Raises:
+        CacheNotFoundError: there is no cache.
+    """
+    started = time.monotonic()
+    report = verify_cache(Folder(parameters.cache_dir))
+    faults = [{"kind": f.kind, "name": f.name, "problem": f.problem} for f in report.faults]
+    notes = [f"{fault.name}: {fault.problem}." for fault in report.faults]
+    if not faults:
+        notes = ["Nothing is wrong with the cache."]
+    elif any(fault.kind != "unnamed" for fault in report.faults):
+        notes.append("`e2i cache repair` embeds again what is broken, and only that.")
+    else:
+        notes.append("`e2i cache prune` deletes what the manifest does not name.")
+    return RunSummary(
+        command="cache verify",
+        locations={"cache": report.url},
+        counts={
+            "problems": len(faults),
+            "shards": report.shards,
+            "rows": report.rows,
+            "bytes": report.bytes,
+            "released_shards": report.released,
+        },
+        notes=tuple(notes),
+        details={"faults": faults},
+        seconds=time.monotonic() - started,
+    )
+
+
+def cache_compact(parameters: CacheCompactParameters) -> RunSummary:
+    """Merge small shards; the old ones stay for readers until the cache is pruned.
+
+    Raises:
+        CacheError: there is no cache, it is not whole, or a shard is damaged.
+    """
+    started = time.monotonic()
+    done = compact_cache(Folder(parameters.cache_dir))
+    note = (
+        f"{done.merged} shards are merged into {done.written}."
+        if done.merged
+        else "There was nothing to merge."
+    )
+    if done.released:
+        note += (
+            f" {done.released} shards are no longer in use, but for readers that opened the cache "
+            "before; `e2i cache prune` deletes them."
+        )
+    return RunSummary(
+        command="cache compact",
+        locations={"cache": done.url},
+        counts={
+            "merged": done.merged,
+            "written": done.written,
+            "shards": done.shards,
+            "bytes": done.shard_bytes,
+            "released_shards": done.released,
+        },
+        notes=(note,),
+        seconds=time.monotonic() - started,
+    )
+
+
+def cache_prune(parameters: CachePruneParameters) -> RunSummary:
+    """Delete shards and rows that no manifest counts.
+
+    Raises:
+        CacheError: there is no cache, or a shard in use is damaged.
+    """
+    started = time.monotonic()
+    done = prune_cache(Folder(parameters.cache_dir))
+    note = (
+        f"{done.deleted} shards were deleted, {done.rewritten} written anew without {done.rows} "
+        "rows that did not count."
+        if done.deleted
+        else "There was nothing to delete."
+    )
+    if done.kept:
+        note += (
+            f" {len(done.kept)} shards that the manifest does not name stay, for a run may need "
+            f"them: {done.kept_because}."
+        )
+    return RunSummary(
+        command="cache prune",
+        locations={"cache": done.url},
+        counts={
+            "deleted": done.deleted,
+            "bytes": done.deleted_bytes,
+            "rewritten": done.rewritten,
+            "rows": done.rows,
+            "kept": len(done.kept),
+        },
+        notes=(note,),
+        seconds=time.monotonic() - started,
+    )

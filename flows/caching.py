@@ -14,7 +14,7 @@ from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
-from flows.parameters import EmbeddingImagesConfig
+from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.embedding import (
@@ -24,6 +24,7 @@ from tasks.embedding import (
     submit_chunks,
     unvisited,
 )
+from tasks.mirroring import RunMirror
 from tasks.progress import Stage
 from tasks.rendering import draw_sheet, render_side
 
@@ -44,22 +45,32 @@ CHUNK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
 
 
 def embed_split(
-    source: MetadataConfig, cache_url: str, encoders: EncodersConfig, cache: CacheConfig
+    source: MetadataConfig,
+    cache_url: str,
+    encoders: EncodersConfig,
+    cache: CacheConfig,
+    mirror: RunMirror | None = None,
 ) -> dict[str, int]:
     """Embed what a split lacks, chunk by chunk, and write its manifest; the counts."""
     split = plan_embedding(source, cache_url, encoders, cache)
+    if mirror is not None:
+        mirror.begin(split.plan.clips, split.plan.captions)
     with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
         done = gather_chunks(submit_chunks(cache_url, split, encoders), stage)
         stage.outcome = split.outcome(done)
     return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 
 
-def render_cache(cache_url: str, images: ImagesConfig) -> dict[str, int]:
+def render_cache(
+    cache_url: str, images: ImagesConfig, mirror: RunMirror | None = None
+) -> dict[str, int]:
     """Render the pseudo-images that a cache lacks; the counts."""
     split = split_url(cache_url)[1]
     audio = render_side.submit(cache_url, "audio", images, f"{split} clips")
     text = render_side.submit(cache_url, "text", images, f"{split} captions")
     counts = Counter(audio.result())
+    if mirror is not None:
+        mirror.rendered(images, "audio")
     counts.update(text.result())
     return dict(counts)
 
@@ -77,6 +88,7 @@ def cache_embeddings(
     cache: CacheConfig = CacheConfig(),
     with_images: bool = False,
     images: EmbeddingImagesConfig = EmbeddingImagesConfig(),
+    hub: HubOptions = HubOptions(),
 ) -> RunSummary:
     """Embed the recordings and captions of one split, once each, and store them.
 
@@ -87,13 +99,17 @@ def cache_embeddings(
         cache: How embeddings are stored.
         with_images: Fold the embeddings into pseudo-images too.
         images: How embeddings become pseudo-images.
+        hub: Where on the Hugging Face Hub the cache is mirrored to.
     """
     record = RunRecord()
     cache_url = cache_dir or default_cache_url(source)
-    record.add(embed_split(source, cache_url, encoders, cache))
-    record.locations["cache"] = cache_url
-    if with_images:
-        _add_images(record, cache_url, images)
+    with RunMirror(cache_url, hub) as mirror:
+        record.add(embed_split(source, cache_url, encoders, cache, mirror))
+        record.locations["cache"] = cache_url
+        if with_images:
+            _add_images(record, cache_url, images, mirror)
+        record.add(mirror.finish(images if with_images else None))
+        record.locations |= mirror.locations
     return record.summary()
 
 
@@ -103,22 +119,32 @@ def cache_embeddings(
     task_runner=CHUNK_RUNNER,
     persist_result=False,
 )
-def cache_images(cache_dir: str, images: ImagesConfig = ImagesConfig()) -> RunSummary:
+def cache_images(
+    cache_dir: str,
+    images: ImagesConfig = ImagesConfig(),
+    hub: HubOptions = HubOptions(),
+    include_embeddings: bool = False,
+) -> RunSummary:
     """Fold the cached embeddings into pseudo-images and store them as PNGs.
 
     Args:
         cache_dir: Folder or URL of the cache.
         images: How embeddings become pseudo-images.
+        hub: Where on the Hugging Face Hub they are mirrored to.
+        include_embeddings: Mirror the embeddings as well.
     """
     record = RunRecord()
     record.locations["cache"] = cache_dir
-    _add_images(record, cache_dir, images)
+    with RunMirror(cache_dir, hub) as mirror:
+        _add_images(record, cache_dir, images, mirror)
+        record.add(mirror.finish(images, cache=include_embeddings, snapshot=include_embeddings))
+        record.locations |= mirror.locations
     return record.summary()
 
 
-def _add_images(record: RunRecord, cache_url: str, images: ImagesConfig) -> None:
+def _add_images(record: RunRecord, cache_url: str, images: ImagesConfig, mirror: RunMirror) -> None:
     """Render a cache's pseudo-images and draw the sheet of them."""
-    record.add(render_cache(cache_url, images))
+    record.add(render_cache(cache_url, images, mirror))
     record.locations |= {
         "images": join_url(cache_url, images.images_dir),
         "sheet": draw_sheet(cache_url, images),

@@ -55,6 +55,11 @@ COMMANDS: dict[str, Command] = {
         "DownloadDatasetParameters",
         "flows.downloading:download_dataset",
     ),
+    "download-embeddings": Command(
+        "restore a cache from the Hugging Face Hub, or from S3",
+        "DownloadEmbeddingsParameters",
+        "flows.downloading:download_embeddings",
+    ),
     "cache-embeddings": Command(
         "embed the recordings and captions of one split",
         "CacheEmbeddingsParameters",
@@ -87,6 +92,29 @@ COMMANDS: dict[str, Command] = {
         "flows.cache_commands:cache_info",
         needs_prefect=False,
     ),
+    "cache verify": Command(
+        "check every shard of a cache against its manifest",
+        "CacheVerifyParameters",
+        "flows.cache_commands:cache_verify",
+        needs_prefect=False,
+    ),
+    "cache repair": Command(
+        "embed again what is broken in a cache, and only that",
+        "CacheRepairParameters",
+        "flows.repairing:cache_repair",
+    ),
+    "cache compact": Command(
+        "merge a cache's small shards while readers go on",
+        "CacheCompactParameters",
+        "flows.cache_commands:cache_compact",
+        needs_prefect=False,
+    ),
+    "cache prune": Command(
+        "delete the shards and rows that a cache no longer counts",
+        "CachePruneParameters",
+        "flows.cache_commands:cache_prune",
+        needs_prefect=False,
+    ),
 }
 
 
@@ -111,7 +139,7 @@ def _split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     for length in (2, 1):
         name = " ".join(arguments[:length])
         if name in COMMANDS and len(arguments) >= length:
-            return name, list(arguments[length:])
+            return name, _with_location(name, list(arguments[length:]))
     groups = {name.split()[0] for name in COMMANDS if " " in name}
     if arguments[0] in groups:
         members = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
@@ -127,6 +155,13 @@ def _split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
     close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
     hint = f"Did you mean '{close[0]}'?" if close else "`e2i --help` lists the commands."
     _refuse(f"unknown command: got {arguments[0]!r}, expected one of {', '.join(COMMANDS)}. {hint}")
+
+
+def _with_location(name: str, rest: list[str]) -> list[str]:
+    """`e2i cache verify URL` for `e2i cache verify --cache-dir URL`."""
+    if name.startswith("cache ") and rest and not rest[0].startswith("-"):
+        return ["--cache-dir", *rest]
+    return rest
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

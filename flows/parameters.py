@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -18,6 +18,7 @@ from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.soundscapes.config import SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
+from e2i.hub.config import DEFAULT_REPO, HubConfig
 from e2i.images.config import ImagesConfig
 from e2i.retrieval.config import EvaluationConfig
 from e2i.tracking.config import TrackingConfig
@@ -97,6 +98,23 @@ class EmbeddingImagesConfig(ImagesConfig):
     )
 
 
+_SECRET = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="TOKEN",
+    instance_from_str=lambda words: SecretStr(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, SecretStr),
+    str_from_instance=lambda value: ["none" if value is None else str(value)],
+)
+
+
+class HubOptions(HubConfig):
+    """The same, with a token that can be typed and is not shown."""
+
+    hf_token: Annotated[SecretStr | None, _SECRET] = Field(
+        default=None, description=HubConfig.model_fields["hf_token"].description
+    )
+
+
 class CacheEmbeddingsParameters(Configuration):
     """Embed the recordings and captions of one split, once each, and store them."""
 
@@ -113,6 +131,7 @@ class CacheEmbeddingsParameters(Configuration):
         False, description="Fold the embeddings into pseudo-images too, as cache-images does."
     )
     images: Annotated[EmbeddingImagesConfig, _Bare] = EmbeddingImagesConfig()
+    hub: Annotated[HubOptions, _Bare] = HubOptions()
 
 
 class CacheImagesParameters(Configuration):
@@ -120,6 +139,12 @@ class CacheImagesParameters(Configuration):
 
     cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
     images: Annotated[ImagesConfig, _Bare] = ImagesConfig()
+    hub: Annotated[HubOptions, _Bare] = HubOptions()
+    include_embeddings: bool = Field(
+        False,
+        description="Mirror the embeddings as well: shards, manifest, and the tensors of the "
+        "original's form where they are stored.",
+    )
 
 
 class TrainProjectionParameters(Configuration):
@@ -169,7 +194,59 @@ class EvalProjectionParameters(Configuration):
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
 
 
+class DownloadEmbeddingsParameters(Configuration):
+    """Restore a cache from the Hugging Face Hub, or from the URL of a folder."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL that the cache is restored to.")
+    repo_id: str = Field(
+        DEFAULT_REPO,
+        min_length=1,
+        description="Data set on the Hugging Face Hub, 'owner/name', or the URL of a folder that "
+        "caches are kept in (s3://bucket/embeddings).",
+    )
+    subset: str = Field(
+        "",
+        description="Folder of the cache there; default: the name of cache_dir, or else the root.",
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of the data set; default: main."
+    )
+    force: bool = Field(
+        False, description="Replace what cache_dir holds, if that is something else."
+    )
+    print_stats: bool = Field(
+        False, description="Print figures about the embeddings: shape, lengths, values."
+    )
+
+
 class CacheInfoParameters(Configuration):
     """What a cache holds."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CacheVerifyParameters(Configuration):
+    """Check every shard of a cache against its manifest; exit code 1 if anything is wrong."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CacheRepairParameters(Configuration):
+    """Embed again what is broken in a cache, and only that; delete what no manifest counts."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+
+
+class CacheCompactParameters(Configuration):
+    """Merge a cache's small shards under a new manifest, while readers go on."""
+
+    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+
+
+class CachePruneParameters(Configuration):
+    """Delete the shards and rows that a cache's manifest does not count."""
 
     cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")

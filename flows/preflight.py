@@ -13,7 +13,9 @@ from e2i.configuration import Configuration
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, missing_audio_weights, text_settings
 from e2i.errors import RunFailedError
+from e2i.hub.source import find_cache
 from flows.doctor_parameters import DoctorParameters
+from flows.parameters import CacheRepairParameters, DownloadEmbeddingsParameters
 
 SERVER_LIMIT_S = 3.0
 SERVER_ATTEMPTS = 3
@@ -25,9 +27,14 @@ def check_call(parameters: Configuration) -> None:
 
     Raises:
         ConfigError: what was asked for cannot be had.
+        CacheError: what is to be downloaded is not there, or not whole.
+        StorageError: where it is kept does not answer, or refuses.
     """
-    if isinstance(parameters, DoctorParameters):  # which is there to say what cannot be had
+    # The doctor is there to say what cannot be had; a repair takes the cache's own encoders.
+    if isinstance(parameters, DoctorParameters | CacheRepairParameters):
         return
+    if isinstance(parameters, DownloadEmbeddingsParameters):
+        find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
         if isinstance(value, EncodersConfig):

@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
+from e2i.cache.reader import open_cache
+from e2i.cache.restore import KeptCache, restore
+from e2i.cache.statistics import CacheStatistics, cache_statistics
 from e2i.datasets.disk_space import in_words
 from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.presence import splits_lacking
+from e2i.hub.source import find_cache
+from e2i.storage import Folder
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 
@@ -42,6 +47,41 @@ def find_lacking_splits(data_url: str, config: DownloadConfig) -> DownloadConfig
     """
     lacking = splits_lacking(data_url, config)
     return config.model_copy(update={"splits": lacking}) if lacking else None
+
+
+@task(name="find-embeddings", task_run_name="find-embeddings", **_OPTIONS)
+def find_embeddings(repo_id: str, revision: str | None, subset: str, cache_dir: str) -> KeptCache:
+    """The cache that is to be downloaded; not tried again, so that who is offline knows at once."""
+    return find_cache(repo_id, revision, subset, cache_dir)
+
+
+@task(name="download-embeddings", task_run_name="download-embeddings", **_OPTIONS | TRIED_AGAIN)
+def fetch_embeddings(kept: KeptCache, cache_dir: str, *, force: bool) -> dict[str, int]:
+    """Fetch what a cache folder lacks of it; the counts."""
+    target = Folder(cache_dir)
+    name = "download embeddings"
+    with Stage(name, kept.num_files, "files") as stage:
+        done = restore(
+            kept, target, force=force, progress=lambda count: progress_sink().advance(name, count)
+        )
+        stage.outcome = (
+            f"{done.fetched} files fetched ({in_words(done.fetched_bytes)}), "
+            f"{done.reused} were there"
+        )
+    manifest = open_cache(target).manifest
+    return {
+        "clips": manifest.audio.stored,
+        "captions": manifest.text.stored,
+        "downloaded": done.fetched,
+        "downloaded_before": done.reused,
+        "downloaded_bytes": done.fetched_bytes,
+    }
+
+
+@task(name="embedding-statistics", task_run_name="embedding-statistics", **_OPTIONS | TRIED_AGAIN)
+def embedding_statistics(cache_dir: str) -> CacheStatistics:
+    """Figures about the embeddings of a cache."""
+    return cache_statistics(open_cache(Folder(cache_dir)).load())
 
 
 def _download(data_root: str, config: DownloadConfig) -> dict[str, int]:

@@ -12,7 +12,6 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
-from e2i.audio import load_waveform
 from e2i.cache.chunk_result import ChunkResult
 from e2i.cache.config import CacheConfig
 from e2i.cache.embed_audio import embed_audio_chunk
@@ -23,6 +22,7 @@ from e2i.cache.plan import AudioChunk, CachePlan, TextChunk, plan_cache, shuffle
 from e2i.clips import CaptionedClips
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.tabular import read_metadata
+from e2i.decoding.pool import WaveformLoader
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
 from e2i.errors import RunFailedError, is_transient
@@ -105,7 +105,7 @@ def plan_embedding(
     plan = plan_cache(
         Folder(cache_url),
         clips,
-        SideSettings.of(load_audio_encoder(encoders)),
+        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(clips.audio_root_url),
         chunk_size=cache.chunk_size,
@@ -144,12 +144,14 @@ def embed_audio(
 ) -> dict[str, int]:
     """Embed the recordings of one chunk and store its shard."""
     run = _run_going_on()
+    loader = WaveformLoader(encoders.resampler, encoders.decode_workers, encoders.decode_timeout)
     result = embed_audio_chunk(
         Folder(cache_url),
         Folder(audio_root_url),
         chunk,
-        load_audio_encoder(encoders),
-        load_waveform,
+        load_audio_encoder(encoders, store_windows=chunk.stamp.store_windows),
+        loader,
+        decoders=loader.at_once,
         progress=lambda count: progress_sink().advance(stage, count),
         stop=lambda: run in _stopping,
     )
@@ -261,7 +263,7 @@ def finish_embedding(
     summary = finish_cache(
         Folder(cache_url),
         split.clips,
-        SideSettings.of(load_audio_encoder(encoders)),
+        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(split.clips.audio_root_url),
         verified=split.plan.verified,

@@ -82,6 +82,6 @@ def _rows(cache: CachedEmbeddings, images: ImagesConfig) -> list[SheetRow]:
     audio = encode_images(cache.audio[clips], native).pixels
     text = encode_images(cache.text[captions], native).pixels
     return [
-        SheetRow(cache.clip_ids[clip], cache.captions[caption], audio[row], text[row])
+        SheetRow(cache.clip_ids[clip], cache.shown_caption(int(caption)), audio[row], text[row])
         for row, (clip, caption) in enumerate(zip(clips, captions, strict=True))
     ]

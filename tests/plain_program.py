@@ -14,18 +14,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import pytest
 
 import flows.caching
+import flows.downloading
 import flows.learning
 import flows.private_server
 import tasks.embedding
 import tasks.learning
+import tasks.mirroring
 import tasks.progress
 import tasks.rendering
 import tasks.tracking
+from e2i.hub.background import BackgroundMirror
+from e2i.hub.mirror import Pace
 from flows import command_line, execution
 
 T = TypeVar("T")
@@ -66,7 +70,13 @@ def plain_program() -> Iterator[None]:
         patch.setattr(execution, "_load", lambda reference: _plain(load(reference)))
         patch.setattr(flows.private_server, "ensure_server", _NoServer)
         patch.setattr(flows.private_server, "flush_events", lambda: True)
-        for module in (tasks.embedding, tasks.learning, tasks.progress, tasks.tracking):
+        for module in (
+            tasks.embedding,
+            tasks.learning,
+            tasks.mirroring,
+            tasks.progress,
+            tasks.tracking,
+        ):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("plain program"))
         patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
@@ -77,11 +87,17 @@ def plain_program() -> Iterator[None]:
             flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
         )
         patch.setattr(flows.caching, "unvisited", lambda parameter: parameter)
+        patch.setattr(tasks.mirroring, "PACE", Pace(interval_s=0.0))
+        patch.setattr(tasks.mirroring, "BackgroundMirror", _Beside)
         patch.setattr(flows.caching, "render_side", _Submitted(flows.caching.render_side.fn))
         for module, name in (
             (flows.caching, "plan_embedding"),
             (flows.caching, "finish_embedding"),
             (flows.caching, "draw_sheet"),
+            (flows.downloading, "find_embeddings"),
+            (flows.downloading, "fetch_embeddings"),
+            (flows.downloading, "embedding_statistics"),
+            (tasks.mirroring, "send_rest"),
             (flows.learning, "train"),
             (flows.learning, "evaluate"),
         ):
@@ -108,6 +124,24 @@ class _NoServer(flows.private_server.PrefectServer):
         super().__init__("http://127.0.0.1:9/api", Path())
 
 
+class _Beside(BackgroundMirror):
+    """In the place of the mirror in the background: looks after each chunk, not by the clock."""
+
+    running: ClassVar[list[_Beside]] = []
+
+    def __init__(self, mirror, upload_every, captions_per_clip, interval_s, note) -> None:
+        super().__init__(mirror, upload_every, captions_per_clip, 3600.0, note)
+
+    def __enter__(self) -> _Beside:
+        self.running.append(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.running.remove(self)
+        super().__exit__(kind, error, traceback)
+
+
 class _Submitted:
     """In the place of a task: what is submitted is done at once."""
 
@@ -128,7 +162,16 @@ class _Done(NamedTuple):
 def _embed_chunks(cache_url, split, encoders) -> list[dict[str, int]]:
     root, stage = split.clips.audio_root_url, split.stage
     embed_audio, embed_text = tasks.embedding.embed_audio.fn, tasks.embedding.embed_text.fn
-    return [
-        *(embed_audio(cache_url, root, c, encoders, stage) for c in split.plan.audio_chunks),
-        *(embed_text(cache_url, c, encoders, stage) for c in split.plan.text_chunks),
-    ]
+    done = []
+    for chunk in split.plan.audio_chunks:
+        done.append(embed_audio(cache_url, root, chunk, encoders, stage))
+        _look()
+    for chunk in split.plan.text_chunks:
+        done.append(embed_text(cache_url, chunk, encoders, stage))
+        _look()
+    return done
+
+
+def _look() -> None:
+    for beside in _Beside.running:
+        beside.look()

@@ -32,6 +32,10 @@ class CacheConfig(Configuration):
         description="Embed again what is stored: the side whose encoder settings differ from the "
         "stored ones, or both sides where none differs.",
     )
+    store_windows: bool = Field(
+        default=False,
+        description="Store the embedding of each window of a recording beside that of the whole.",
+    )
     snapshot: SnapshotMode = Field(
         default="auto",
         description="Write audio_embeddings.pt, text_embeddings.pt and metadata.json, one row a "

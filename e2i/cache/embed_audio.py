@@ -4,6 +4,9 @@ Conventions: a recording that cannot be read, decoded or embedded costs itself o
 is away costs the chunk, which can be tried again. Recordings are read and hashed first, so that
 rows stored by somebody else in the meantime are found before anything is encoded. The next
 recordings decode while the encoder runs.
+
+Memory is bounded: small recordings are kept between hashing and decoding as far as there is room,
+large ones are never held whole, and no more are decoded ahead of the encoder than fit.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +38,28 @@ from e2i.cache.header import SideSettings
 from e2i.cache.layout import FAILURES_NAME, shard_name
 from e2i.cache.plan import AudioChunk, WantedClip
 from e2i.cache.shards import AudioRow, ShardStamp, audio_shard, shard_key
-from e2i.cache.sources import READERS, read_recording
+from e2i.cache.sources import (
+    READERS,
+    changed_meanwhile,
+    digest_recording,
+    find_recording,
+    open_recording,
+    read_recording,
+)
 from e2i.encoders.protocols import AudioEmbedding, AudioEncoder
-from e2i.errors import AudioError, E2IError, is_transient
+from e2i.errors import AudioError, CacheError, E2IError, is_transient
 from e2i.storage import FileInfo, Folder
 
 _KEPT_BYTES = 512 * 2**20
 """Bytes of recordings that a chunk keeps in memory; what is beyond is read again."""
 
+_WHOLE_BYTES = 32 * 2**20
+"""Larger recordings are read block by block."""
+
 _DECODERS = 2
-_DECODED_AHEAD = 4
+_SAMPLES_AHEAD = 64 * 2**20
+"""Decoded samples beyond which no further recording is begun, 256 MiB."""
+
 _CLIPS_A_CALL = 16
 _SAMPLES_A_CALL = 16 * 2**20
 """Samples given to the encoder at once, 64 MiB: over 8 minutes at 32 kHz."""
@@ -60,8 +75,11 @@ class Waveform(Protocol):
     def duration_s(self) -> float: ...  # noqa: D102
 
 
-LoadWaveform = Callable[[bytes, int, str], Waveform]
-"""Decodes bytes to a waveform at a rate (Hz); the name is for messages. Raises AudioError."""
+LoadWaveform = Callable[[bytes | BinaryIO, int, str], Waveform]
+"""Decodes a recording to a waveform at a rate (Hz); the name is for messages. Raises AudioError.
+
+The recording comes as bytes or, where it is large, as an open file.
+"""
 
 
 def embed_audio_chunk(
@@ -71,6 +89,7 @@ def embed_audio_chunk(
     encoder: AudioEncoder,
     load_waveform: LoadWaveform,
     *,
+    decoders: int = _DECODERS,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> ChunkResult:
@@ -81,7 +100,8 @@ def embed_audio_chunk(
         audio_root: where the recordings lie.
         chunk: as planned.
         encoder: the one that the chunk was planned for.
-        load_waveform: decodes a recording.
+        load_waveform: decodes a recording; called from several threads at once.
+        decoders: how many recordings to decode at once.
         progress: told of clips as they are done.
         stop: asked between calls of the encoder; True stores what is there and ends.
 
@@ -92,7 +112,7 @@ def embed_audio_chunk(
     """
     started = time.perf_counter()
     check_encoder(chunk.stamp, SideSettings.of(encoder))
-    work = _ChunkWork(audio_root, chunk.stamp, encoder, load_waveform, progress, stop)
+    work = _ChunkWork(audio_root, chunk.stamp, encoder, load_waveform, decoders, progress, stop)
     recordings = work.read(chunk.clips)
     lacking = _not_stored(folder, chunk, recordings)
     reused = len(recordings) - len(lacking)
@@ -159,6 +179,7 @@ class _ChunkWork:
     stamp: ShardStamp
     encoder: AudioEncoder
     load_waveform: LoadWaveform
+    decoders: int
     progress: Progress | None
     stop: Stop | None
     failed: list[Failure] = field(default_factory=list)
@@ -198,7 +219,11 @@ class _ChunkWork:
 
     def _read_one(self, clip: WantedClip) -> _Recording | Exception:
         try:
-            data, info = read_recording(self.audio_root, clip.audio_name)
+            info = find_recording(self.audio_root, clip.audio_name)
+            if info.size_bytes > _WHOLE_BYTES:
+                sha256 = digest_recording(self.audio_root, clip.audio_name)
+                return _Recording(clip, info, sha256, None)
+            data = read_recording(self.audio_root, clip.audio_name)
         except (E2IError, OSError) as error:
             if is_transient(error):
                 raise
@@ -214,33 +239,35 @@ class _ChunkWork:
     ) -> Iterator[tuple[_Recording, Waveform | AudioError]]:
         """Recordings and their waveforms, decoded a few ahead."""
         waiting = iter(recordings)
-        with ThreadPoolExecutor(_DECODERS) as pool:
-            ahead: deque[tuple[_Recording, Future[Waveform]]] = deque(
-                (recording, pool.submit(self._decode, recording))
-                for recording in itertools.islice(waiting, _DECODED_AHEAD)
-            )
-            try:
-                while ahead:
-                    recording, future = ahead.popleft()
-                    error = future.exception()
-                    if error is not None and not isinstance(error, AudioError):
-                        raise error
-                    for following in itertools.islice(waiting, 1):
-                        ahead.append((following, pool.submit(self._decode, following)))
-                    yield recording, error if error is not None else future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(self.decoders)
+        ahead: deque[tuple[_Recording, Future[Waveform]]] = deque()
+        try:
+            while True:
+                room = 2 * self.decoders - len(ahead) if _has_room(ahead) else 0
+                for following in itertools.islice(waiting, room):
+                    ahead.append((following, pool.submit(self._decode, following)))
+                if not ahead:
+                    return
+                recording, future = ahead.popleft()
+                error = future.exception()
+                if error is not None and not isinstance(error, AudioError):
+                    raise error
+                yield recording, error if error is not None else future.result()
+        finally:
+            # What a decoder has in hand is not waited for: a chunk that is to stop stores at once.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, recording: _Recording) -> Waveform:
-        data, name = recording.data, recording.clip.audio_name
-        if data is None:
-            data, _ = read_recording(self.audio_root, name)
-            if hashlib.sha256(data).hexdigest() != recording.sha256:
-                raise AudioError(
-                    f"a recording changed while it was read: got other bytes of {name!r} the "
-                    "second time, expected the same. Run again once it is written."
-                )
-        return self.load_waveform(data, self.encoder.sample_rate, name)
+        name, rate = recording.clip.audio_name, self.encoder.sample_rate
+        if recording.data is not None:
+            return self.load_waveform(recording.data, rate, name)
+        if recording.info.size_bytes > _WHOLE_BYTES:
+            with open_recording(self.audio_root, name, recording.info, recording.sha256) as file:
+                return self.load_waveform(file, rate, name)
+        data = read_recording(self.audio_root, name)
+        if hashlib.sha256(data).hexdigest() != recording.sha256:
+            raise changed_meanwhile(name)
+        return self.load_waveform(data, rate, name)
 
     def _encode(self, batch: Sequence[tuple[_Recording, Waveform]]) -> list[AudioRow]:
         """Rows of a batch; if the encoder refuses a waveform, the others go on without it."""
@@ -271,7 +298,8 @@ class _ChunkWork:
         embedding = np.asarray(made.embedding, dtype=np.float32)
         if embedding.shape != (self.stamp.dim,):
             raise wrong_dimension(self.stamp, embedding.shape)
-        if not np.isfinite(embedding).all():
+        windows = self._windows(made) if self.stamp.store_windows else None
+        if not (np.isfinite(embedding).all() and (windows is None or np.isfinite(windows).all())):
             error = AudioError(
                 f"a recording cannot be embedded: got values that are not finite for "
                 f"{recording.clip.audio_name!r}, expected finite ones. Look at the recording."
@@ -286,7 +314,22 @@ class _ChunkWork:
             embedding=embedding,
             duration_s=float(waveform.duration_s),
             num_windows=int(made.num_windows),
+            windows=windows,
         )
+
+    def _windows(self, made: AudioEmbedding) -> NDArray[np.float32]:
+        """(W, D) of a clip; what is made of one window is that window's embedding."""
+        if made.windows is None and made.num_windows == 1:
+            return np.asarray(made.embedding, dtype=np.float32)[None]
+        if made.windows is None:
+            raise CacheError(
+                f"the audio encoder gives no embeddings of windows: got {made.num_windows} windows "
+                "and one embedding, expected one a window. Leave --store-windows out."
+            )
+        windows = np.asarray(made.windows, dtype=np.float32)
+        if windows.shape != (made.num_windows, self.stamp.dim):
+            raise wrong_dimension(self.stamp, windows.shape)
+        return windows
 
     def _fail(
         self, clip: WantedClip, sha256: str, error: Exception, *, after_reading: bool = False
@@ -305,6 +348,12 @@ class _ChunkWork:
         )
         self.failed_after_reading += after_reading
         self.tell(1)
+
+
+def _has_room(ahead: Iterable[tuple[_Recording, Future[Waveform]]]) -> bool:
+    """Whether the waveforms that wait for the encoder leave room for another one."""
+    done = [future for _, future in ahead if future.done() and future.exception() is None]
+    return sum(len(future.result().samples) for future in done) < _SAMPLES_AHEAD
 
 
 def _num_samples(batch: Sequence[tuple[_Recording, Waveform]]) -> int:

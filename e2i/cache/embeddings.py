@@ -20,9 +20,9 @@ class CachedEmbeddings:
         split: name of the split.
         clip_ids: C ids, unique.
         audio: float32 (C, D_audio).
-        duration_s: float64 (C,), seconds.
+        duration_s: float64 (C,), seconds; NaN where it is not known.
         caption_ids: N ids, unique.
-        captions: N texts.
+        captions: N texts; empty where they are not known.
         caption_clip: int64 (N,), for each caption the index of its clip in `clip_ids`.
         text: float32 (N, D_text).
         audio_fingerprint: of the audio encoder that made `audio`.
@@ -42,3 +42,7 @@ class CachedEmbeddings:
     audio_fingerprint: str
     text_fingerprint: str
     url: str
+
+    def shown_caption(self, row: int) -> str:
+        """What stands for a caption before a reader: its text, or its id where that is unknown."""
+        return self.captions[row] or self.caption_ids[row]

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from e2i.cache.compact import MANY_SHARDS, compact_cache
 from e2i.cache.config import SnapshotMode
 from e2i.cache.failures import Failure, read_failures, write_merged
 from e2i.cache.header import CacheHeader, SideSettings, check_header
 from e2i.cache.layout import MANIFEST_NAME, SIDES, Side
 from e2i.cache.manifest import Counts, Manifest, SideManifest, Verified, read_manifest
+from e2i.cache.reader import read_whole
 from e2i.cache.snapshot import write_snapshot
 from e2i.cache.stock import Stock, take_stock
 from e2i.clips import CaptionedClips
@@ -95,7 +97,9 @@ def finish_cache(
             hashed=True,
         )
         recorded = read_failures(folder, header)
+        before = found[0] if found else None
         manifest, failures = _manifest(folder, header, clips, stock, recorded.by_id)
+        manifest = _with_left_over(manifest, stock, before)
         data = manifest.as_bytes()
         written = found is None or found[1] != data
         write_merged(folder, failures)
@@ -106,12 +110,12 @@ def finish_cache(
                 continue
         for name in recorded.chunk_files:
             folder.delete(name)
-        sha256 = hashlib.sha256(data).hexdigest()
+        if any(len(manifest.side(side).shards) > MANY_SHARDS for side in SIDES):
+            manifest = _compacted(folder, manifest)
         return _summary(
             folder,
             manifest,
             failures,
-            sha256,
             manifest_written=written,
             snapshot_written=write_snapshot(folder, snapshot),
         )
@@ -119,6 +123,15 @@ def finish_cache(
         f"{folder.url}/{MANIFEST_NAME} keeps changing: got {_ATTEMPTS} writes by other runs, "
         "expected them to end. Run again."
     )
+
+
+def _compacted(folder: Folder, manifest: Manifest) -> Manifest:
+    """The manifest after merging; as it is where another run is writing: the next one merges."""
+    try:
+        compact_cache(folder, above=MANY_SHARDS)
+        return read_whole(folder).manifest
+    except (StaleWriteError, CacheIncompleteError):
+        return manifest
 
 
 def _manifest(
@@ -173,6 +186,25 @@ def _manifest(
     return manifest, [recorded[side, name] for side in SIDES for name in lacking[side]]
 
 
+def _with_left_over(manifest: Manifest, stock: Stock, before: Manifest | None) -> Manifest:
+    """With the shards that lie there and were named before, and those that are being deleted."""
+    if before is None:
+        return manifest
+    sides: dict[str, object] = {}
+    for side in SIDES:
+        known, listed = before.side(side), stock.side(side).listed
+        gone = listed & set(known.discarded)
+        once = {entry.name for entry in known.shards} | set(known.released)
+        now = {entry.name for entry in manifest.side(side).shards}
+        sides[side] = manifest.side(side).model_copy(
+            update={
+                "released": tuple(sorted((once & listed) - now - gone)),
+                "discarded": tuple(sorted(gone)),
+            }
+        )
+    return manifest.model_copy(update={**sides, "revision": before.revision})
+
+
 def _undone_text(folder: Folder, undone: Mapping[Side, list[str]]) -> str:
     example = next(name for side in SIDES for name in undone[side])
     return (
@@ -187,7 +219,6 @@ def _summary(
     folder: Folder,
     manifest: Manifest,
     failures: list[Failure],
-    sha256: str,
     *,
     manifest_written: bool,
     snapshot_written: bool,
@@ -203,7 +234,7 @@ def _summary(
         failures=tuple(failures),
         shards=len(shards),
         shard_bytes=sum(entry.bytes for entry in shards),
-        manifest_sha256=sha256,
+        manifest_sha256=hashlib.sha256(manifest.as_bytes()).hexdigest(),
         manifest_written=manifest_written,
         snapshot_written=snapshot_written,
     )

@@ -41,15 +41,20 @@ class SideSettings:
     Attributes:
         settings: all that changes the encoder's values, by name.
         dim: D, length of an embedding.
+        store_windows: whether each window's embedding is stored too. It changes no embedding, so
+            it is not in the fingerprint.
     """
 
     settings: Settings
     dim: int
+    store_windows: bool = False
 
     @classmethod
-    def of(cls, encoder: AudioEncoder | TextEncoder) -> SideSettings:
+    def of(
+        cls, encoder: AudioEncoder | TextEncoder, *, store_windows: bool = False
+    ) -> SideSettings:
         """The settings of an encoder at hand."""
-        return cls(dict(encoder.settings), encoder.dim)
+        return cls(dict(encoder.settings), encoder.dim, store_windows)
 
     @property
     def fingerprint(self) -> str:
@@ -65,6 +70,7 @@ class SideHeader(Document):
     dtype: Literal["float32"] = "float32"
     generation: int = 0
     settings: dict[str, str | int | float | bool | None]
+    store_windows: bool = False
 
 
 class CacheHeader(Document):
@@ -185,7 +191,12 @@ def _create(
             "--cache-dir."
         )
     audio, text = (
-        SideHeader(fingerprint=want.fingerprint, dim=want.dim, settings=dict(want.settings))
+        SideHeader(
+            fingerprint=want.fingerprint,
+            dim=want.dim,
+            settings=dict(want.settings),
+            store_windows=want.store_windows,
+        )
         for want in (sides["audio"], sides["text"])
     )
     header = CacheHeader(
@@ -226,6 +237,7 @@ def _reconciled(
             dim=sides[side].dim,
             generation=stored.side(side).generation + 1,
             settings=dict(sides[side].settings),
+            store_windows=sides[side].store_windows,
         )
         for side in (differing or SIDES)
     }
@@ -234,7 +246,8 @@ def _reconciled(
 
 def _differences(stored: SideHeader, wanted: SideSettings) -> list[tuple[str, str, str]]:
     """Field, wanted value, stored value of all that differs."""
-    if stored.fingerprint == wanted.fingerprint and stored.dim == wanted.dim:
+    alike = stored.fingerprint == wanted.fingerprint and stored.dim == wanted.dim
+    if alike and stored.store_windows == wanted.store_windows:
         return []
     have, want = dict(stored.settings), dict(wanted.settings)
     found = [
@@ -244,6 +257,8 @@ def _differences(stored: SideHeader, wanted: SideSettings) -> list[tuple[str, st
     ]
     if stored.dim != wanted.dim:
         found.append(("dim", str(wanted.dim), str(stored.dim)))
+    if stored.store_windows != wanted.store_windows:
+        found.append(("store_windows", str(wanted.store_windows), str(stored.store_windows)))
     return found or [("fingerprint", wanted.fingerprint, stored.fingerprint)]
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from e2i.cache.failures import read_failures
 from e2i.cache.header import CacheHeader, read_header
-from e2i.cache.layout import Side, is_shard
+from e2i.cache.layout import SIDES, Side, is_shard
 from e2i.cache.manifest import Manifest, read_manifest
+from e2i.cache.original import OriginalFiles, read_original
 from e2i.cache.reader import incomplete_because
 from e2i.cache.shards import ID_COLUMN, ShardStamp
 from e2i.cache.stock import read_shards
+from e2i.errors import CacheNotFoundError
 from e2i.storage import Folder
 
 
@@ -27,7 +29,7 @@ class SideInfo:
         failed: clips or captions that could not be embedded.
         wanted: clips or captions of the metadata; None before a first manifest.
         shards: files that hold rows of this fingerprint and generation.
-        shard_bytes: their size.
+        shard_bytes: their size; of the original's files, that of the tensor.
         unused_shards: other files, left from before.
         unused_bytes: their size.
     """
@@ -76,11 +78,17 @@ def cache_info(folder: Folder) -> CacheInfo:
     """What is in a cache; of one that is whole, no shard is opened.
 
     Raises:
-        CacheNotFoundError: there is no cache.
+        CacheNotFoundError: there is no cache, and none of the original's files.
         CacheCorruptError: a stored file cannot be read.
         SchemaVersionError: another version of e2i wrote it.
     """
-    header = read_header(folder)
+    try:
+        header = read_header(folder)
+    except CacheNotFoundError:
+        files = read_original(folder)
+        if files is None:
+            raise
+        return _of_original(folder, files)
     found = read_manifest(folder)
     manifest = found[0] if found else None
     reason = incomplete_because(header, manifest)
@@ -95,6 +103,38 @@ def cache_info(folder: Folder) -> CacheInfo:
         captions_without_clip=manifest.counts.captions_without_clip if manifest else None,
         audio=describe(folder, header, manifest, "audio"),
         text=describe(folder, header, manifest, "text"),
+    )
+
+
+def _of_original(folder: Folder, files: OriginalFiles) -> CacheInfo:
+    """Of the original's files, which hold one tensor a side and no shards."""
+    manifest = files.manifest
+    audio, text = (
+        SideInfo(
+            settings=dict(files.header.side(side).settings),
+            fingerprint=manifest.side(side).fingerprint,
+            generation=manifest.side(side).generation,
+            dim=manifest.side(side).dim,
+            stored=manifest.side(side).stored,
+            failed=0,
+            wanted=len(manifest.side(side).wanted),
+            shards=0,
+            shard_bytes=files.sizes[side],
+            unused_shards=0,
+            unused_bytes=0,
+        )
+        for side in SIDES
+    )
+    return CacheInfo(
+        url=folder.url,
+        dataset=manifest.dataset,
+        split=manifest.split,
+        source=manifest.source,
+        complete=True,
+        incomplete_because="",
+        captions_without_clip=0,
+        audio=audio,
+        text=text,
     )
 
 
@@ -130,7 +170,8 @@ def _partial_side(
 ) -> SideInfo:
     """From what the shards hold."""
     stamp = ShardStamp.of(header, side)
-    shards = read_shards(folder, side)
+    gone = manifest.side(side).discarded if manifest else ()
+    shards = read_shards(folder, side, skip=gone)
     used = [keys for keys in shards if keys.stamp == stamp]
     unused = [keys for keys in shards if keys.stamp != stamp]
     ids = {name for keys in used for name in keys.columns[ID_COLUMN[side]]}

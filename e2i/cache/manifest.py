@@ -4,6 +4,10 @@ Conventions: a manifest is a pure function of what is wanted and what is stored,
 day, so that two runs that end on the same cache write the same bytes. Which rows of a shard do not
 count (superseded, stored twice, of clips that are gone) stands as half-open runs of row numbers. A
 manifest that is not `complete` only keeps what the last complete one knew: readers refuse it.
+
+A shard that no longer counts is first `released`: it may still be read by whoever opened an earlier
+manifest, and its rows can come back. Whoever deletes a shard makes it `discarded` before: from then
+on no run counts its rows, so that no manifest ever names a shard that is about to go.
 """
 
 from __future__ import annotations
@@ -42,6 +46,13 @@ class ShardEntry(Document):
         """Rows that count."""
         return self.rows - sum(stop - start for start, stop in self.excluded)
 
+    def mask(self) -> list[bool]:
+        """For each row whether it counts."""
+        mask = [True] * self.rows
+        for start, stop in self.excluded:
+            mask[start:stop] = [False] * (stop - start)
+        return mask
+
     def counts(self, row: int) -> bool:
         """Whether a row counts."""
         return not any(start <= row < stop for start, stop in self.excluded)
@@ -57,6 +68,8 @@ class SideManifest(Document):
         wanted: all ids, in the order of the metadata.
         failed: those among them that could not be embedded, in the same order.
         shards: sorted by name; with `failed` they account for each wanted id exactly once.
+        released: shards that a manifest named before and this one does not, sorted.
+        discarded: shards that are being deleted, sorted.
     """
 
     fingerprint: str
@@ -65,6 +78,8 @@ class SideManifest(Document):
     wanted: tuple[str, ...]
     failed: tuple[str, ...]
     shards: tuple[ShardEntry, ...]
+    released: tuple[str, ...] = ()
+    discarded: tuple[str, ...] = ()
 
     @property
     def stored(self) -> int:
@@ -104,6 +119,8 @@ class Manifest(Document):
     Attributes:
         source: the metadata that the ids come from, without credentials.
         verified: by clip id.
+        revision: raised each time that shards are discarded; part of the key of later shards, so
+            that none is taken for one that is going.
     """
 
     schema_version: Literal[1] = 1
@@ -115,6 +132,7 @@ class Manifest(Document):
     audio: SideManifest
     text: SideManifest
     verified: dict[str, Verified]
+    revision: int = 0
 
     def side(self, side: Side) -> SideManifest:
         """The audio side or the text side."""

@@ -162,7 +162,8 @@ def plan_cache(
         except StaleWriteError:
             continue
     size = chunk_size or default_chunk_size(str(audio.settings.get("encoder", "")))
-    return _cut(clips, header, stock, failures, size)
+    stamps = [ShardStamp.of(header, side, manifest.revision if manifest else 0) for side in SIDES]
+    return _cut(clips, stamps, stock, failures, size)
 
 
 def shuffled(plan: CachePlan, seed: str) -> CachePlan:
@@ -205,7 +206,7 @@ def _is_outdated(
 
 def _cut(
     clips: CaptionedClips,
-    header: CacheHeader,
+    stamps: Sequence[ShardStamp],
     stock: Stock,
     failures: RecordedFailures,
     size: int,
@@ -225,7 +226,7 @@ def _cut(
         if (lacking := [c for c in clip.captions if c.caption_id not in stock.text.stored])
     ]
     by_clip.sort(key=lambda group: any(c.caption_id in failed_captions for c in group))
-    audio_stamp, text_stamp = (ShardStamp.of(header, side) for side in SIDES)
+    audio_stamp, text_stamp = stamps
     clip_groups = list(_chunks(wanted, size))
     caption_groups = [tuple(itertools.chain(*groups)) for groups in _chunks(by_clip, size)]
     return CachePlan(

@@ -21,8 +21,14 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.header import CacheHeader, read_header
 from e2i.cache.layout import FAILURES_NAME, HEADER_NAME, MANIFEST_NAME, Side
 from e2i.cache.manifest import Manifest, ShardEntry, read_manifest
-from e2i.cache.shards import ID_COLUMN, corrupt, embedding_type, missing, read_rows
-from e2i.errors import CacheCorruptError, CacheError, CacheIncompleteError
+from e2i.cache.original import read_original
+from e2i.cache.shards import ID_COLUMN, corrupt, embedding_type, missing, read_blocks
+from e2i.errors import (
+    CacheCorruptError,
+    CacheError,
+    CacheIncompleteError,
+    CacheNotFoundError,
+)
 from e2i.storage import Folder
 
 _READERS = 4
@@ -38,12 +44,14 @@ class Cache:
         header: its `cache.json`.
         manifest: its `manifest.json`.
         manifest_sha256: names this state of the cache.
+        read: its embeddings, where they are the original's files, which opening has read.
     """
 
     folder: Folder
     header: CacheHeader
     manifest: Manifest
     manifest_sha256: str
+    read: CachedEmbeddings | None = None
 
     def load(self, *, verify: bool = True) -> CachedEmbeddings:
         """All embeddings, in memory once.
@@ -56,6 +64,8 @@ class Cache:
             CacheError: no clip with a caption is stored.
             StorageError: the store refused.
         """
+        if self.read is not None:
+            return self.read
         manifest = self.manifest
         audio = _read_side(self, "audio", verify=verify)
         text = _read_side(self, "text", verify=verify)
@@ -96,24 +106,68 @@ class Cache:
 
 
 def open_cache(folder: Folder) -> Cache:
-    """A finished cache.
+    """A finished cache, or the original's own files.
+
+    Raises:
+        CacheNotFoundError: there is neither.
+        CacheIncompleteError: it is not finished.
+        CacheCorruptError: `cache.json`, `manifest.json` or the original's files cannot be read.
+        SchemaVersionError: another version of e2i wrote it.
+    """
+    try:
+        header = read_header(folder)
+    except CacheNotFoundError:
+        files = read_original(folder)
+        if files is None:
+            raise
+        return Cache(folder, files.header, files.manifest, files.sha256, files.embeddings)
+    found = read_manifest(folder)
+    fault = incomplete_because(header, found[0] if found else None)
+    if found is None or fault:
+        raise _incomplete(folder, fault)
+    return Cache(folder, header, found[0], hashlib.sha256(found[1]).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCache:
+    """What whoever changes the manifest of a finished cache has to know.
+
+    Attributes:
+        header: its `cache.json`.
+        manifest: its `manifest.json`.
+        sha256: of the manifest.
+        version: of the manifest, to replace it.
+    """
+
+    header: CacheHeader
+    manifest: Manifest
+    sha256: str
+    version: str
+
+
+def read_whole(folder: Folder) -> WholeCache:
+    """Header and manifest of a finished cache, to change the latter.
 
     Raises:
         CacheNotFoundError: there is no cache.
         CacheIncompleteError: it is not finished.
-        CacheCorruptError: `cache.json` or `manifest.json` cannot be read.
-        SchemaVersionError: another version of e2i wrote it.
+        CacheCorruptError, SchemaVersionError: as `open_cache`.
     """
     header = read_header(folder)
     found = read_manifest(folder)
     fault = incomplete_because(header, found[0] if found else None)
     if found is None or fault:
-        raise CacheIncompleteError(
-            f"the cache is not whole: got {fault} in {folder.url}, expected a complete "
-            f"{MANIFEST_NAME}. Run the same `e2i cache-embeddings` again, without --force: what is "
-            "stored is kept."
-        )
-    return Cache(folder, header, found[0], hashlib.sha256(found[1]).hexdigest())
+        raise _incomplete(folder, fault)
+    manifest, data, version = found
+    return WholeCache(header, manifest, hashlib.sha256(data).hexdigest(), version)
+
+
+def _incomplete(folder: Folder, fault: str) -> CacheIncompleteError:
+    return CacheIncompleteError(
+        f"the cache is not whole: got {fault} in {folder.url}, expected a complete "
+        f"{MANIFEST_NAME}. Run the same `e2i cache-embeddings` again, without --force: what is "
+        "stored is kept."
+    )
 
 
 def incomplete_because(header: CacheHeader, manifest: Manifest | None) -> str:
@@ -186,43 +240,75 @@ def _read_shard(
     verify: bool,
 ) -> NDArray[np.int64]:
     """Copy the rows of a shard that count to their places, which are returned."""
-    data = _shard_bytes(folder, entry)
+    data = shard_bytes(folder, entry)
     if len(data) != entry.bytes:
         raise corrupt(folder, entry.name, f"{len(data)} bytes", f"{entry.bytes} bytes")
     if verify and (sha256 := hashlib.sha256(data).hexdigest()) != entry.sha256:
         raise corrupt(folder, entry.name, f"sha256 {sha256}", entry.sha256)
-    table = read_rows(folder, entry.name, side, data)
-    if table.num_rows != entry.rows:
-        raise corrupt(folder, entry.name, f"{table.num_rows} rows", f"{entry.rows} rows")
     keep = _counted(entry)
-    names = table.column(ID_COLUMN[side]).to_numpy()[keep]
-    rows = np.fromiter((place.get(name, -1) for name in names), np.int64, len(names))
+    target = _Target(folder, side, entry, place, into)
+    places: list[NDArray[np.int64]] = []
+    start = 0
+    for block in read_blocks(folder, entry.name, side, data):
+        stop = start + block.num_rows
+        if stop > entry.rows:
+            raise corrupt(folder, entry.name, f"{stop} rows or more", f"{entry.rows} rows")
+        kept = slice(None) if keep is None else keep[start:stop]
+        places.append(_copy_block(block, kept, target))
+        start = stop
+    if start != entry.rows:
+        raise corrupt(folder, entry.name, f"{start} rows", f"{entry.rows} rows")
+    return np.concatenate(places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where the rows of a shard go."""
+
+    folder: Folder
+    side: Side
+    entry: ShardEntry
+    place: Mapping[str, int]
+    into: _Side
+
+
+def _copy_block(
+    block: pa.Table, keep: NDArray[np.bool_] | slice, target: _Target
+) -> NDArray[np.int64]:
+    """Copy the rows of a block that count to their places, which are returned."""
+    folder, side, name, into = target.folder, target.side, target.entry.name, target.into
+    names = block.column(ID_COLUMN[side]).to_numpy()[keep]
+    rows = np.fromiter((target.place.get(one, -1) for one in names), np.int64, len(names))
     if len(rows) and rows.min() < 0:
         stranger = names[int(np.argmin(rows))]
-        raise corrupt(folder, entry.name, f"the id {stranger!r}", "ids that the manifest wants")
-    embeddings = _embeddings(folder, entry, table, into.embeddings.shape[1])[keep]
+        raise corrupt(folder, name, f"the id {stranger!r}", "ids that the manifest wants")
+    embeddings = embedding_rows(folder, name, block, into.embeddings.shape[1])[keep]
     finite = np.isfinite(embeddings).all(axis=1)
     if not finite.all():
         broken = names[int(np.argmin(finite))]
-        raise corrupt(folder, entry.name, f"values that are not finite for {broken!r}", "numbers")
+        raise corrupt(folder, name, f"values that are not finite for {broken!r}", "numbers")
     into.embeddings[_as_slice(rows)] = embeddings
-    into.values[rows] = table.column(_VALUE_COLUMN[side]).to_numpy()[keep]
-    into.clip_ids[rows] = table.column("clip_id").to_numpy()[keep]
+    into.values[rows] = block.column(_VALUE_COLUMN[side]).to_numpy()[keep]
+    into.clip_ids[rows] = block.column("clip_id").to_numpy()[keep]
     return rows
 
 
-def _counted(entry: ShardEntry) -> NDArray[np.bool_] | slice:
-    """Selects the rows that count; a slice, which copies nothing, where all do."""
+def _counted(entry: ShardEntry) -> NDArray[np.bool_] | None:
+    """Selects the rows that count; None where all do."""
     if not entry.excluded:
-        return slice(None)
+        return None
     keep = np.ones(entry.rows, np.bool_)
     for start, stop in entry.excluded:
         keep[start:stop] = False
     return keep
 
 
-def _shard_bytes(folder: Folder, entry: ShardEntry) -> pa.Buffer:
-    """The file, mapped where it lies on the local disk."""
+def shard_bytes(folder: Folder, entry: ShardEntry) -> pa.Buffer:
+    """The file, mapped where it lies on the local disk.
+
+    Raises:
+        CacheCorruptError: it is missing.
+    """
     try:
         if folder.local_path is None or entry.bytes == 0:
             return pa.py_buffer(folder.read(entry.name))
@@ -232,13 +318,13 @@ def _shard_bytes(folder: Folder, entry: ShardEntry) -> pa.Buffer:
         raise missing(folder, entry.name) from error
 
 
-def _embeddings(
-    folder: Folder, entry: ShardEntry, table: pa.Table, dim: int
-) -> NDArray[np.float32]:
+def embedding_rows(folder: Folder, name: str, table: pa.Table, dim: int) -> NDArray[np.float32]:
     """The embedding column as (rows, D), without a copy where it is in one block."""
     column = table.column("embedding")
     if column.null_count or column.type != embedding_type(dim):
-        raise corrupt(folder, entry.name, f"embeddings of type {column.type}", f"{dim} floats")
+        raise corrupt(folder, name, f"embeddings of type {column.type}", f"{dim} floats")
+    if not column.num_chunks:
+        return np.empty((0, dim), np.float32)
     blocks = [block.flatten().to_numpy().reshape(-1, dim) for block in column.chunks]
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 

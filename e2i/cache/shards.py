@@ -1,20 +1,19 @@
 """Shards: the rows of one chunk as one Parquet file.
 
 Conventions: a row is one clip or one caption; embeddings are float32, finite, a fixed-size list of
-D values that cannot be null. The file's own metadata say which cache, fingerprint and generation
-the rows belong to. The same rows give the same bytes under one version of pyarrow. Pages are large
-and neither compressed nor dictionary-coded: embeddings do not compress, and reading is then
-nearly a copy. A shard's key is a hash of its ids, their content digests, the fingerprint and the
-generation.
+D values that cannot be null; the embeddings of a clip's windows are a list of such lists. The
+file's own metadata say which cache, fingerprint and generation the rows belong to. The same rows
+give the same bytes under one version of pyarrow. Pages are neither compressed nor dictionary-coded:
+embeddings do not compress, and reading is then nearly a copy. A shard's key is a hash of its ids,
+their content digests, the fingerprint, the generation and the revision.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,11 +27,14 @@ from e2i.errors import CacheCorruptError, StorageError
 from e2i.storage import FileInfo, Folder
 
 _KEY_DIGITS = 20
-_PAGE_BYTES = 16 * 2**20
+_PAGE_BYTES = 2**20
 _ROW_GROUP_ROWS = 20_000
+_BLOCK_ROWS = 4_096
 _WHOLE_BYTES = 8 * 2**20
 """Remote shards up to this size are read in one request."""
 _PREFIX = "e2i."
+
+WINDOWS_COLUMN = "windows"
 
 ID_COLUMN: dict[Side, str] = {"audio": "clip_id", "text": "caption_id"}
 _KEY_COLUMNS: dict[Side, list[str]] = {
@@ -40,10 +42,19 @@ _KEY_COLUMNS: dict[Side, list[str]] = {
     "text": ["caption_id", "clip_id", "caption"],
 }
 
+_READ_COLUMNS: dict[Side, list[str]] = {
+    "audio": ["clip_id", "embedding", "duration_s"],
+    "text": ["caption_id", "clip_id", "caption", "embedding"],
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ShardStamp:
-    """What the rows of a shard belong to."""
+    """What the rows of a shard belong to.
+
+    The revision (that of the manifest which the shard was planned by) is part of its key alone:
+    rows count whatever it is.
+    """
 
     side: Side
     dataset: str
@@ -51,19 +62,27 @@ class ShardStamp:
     fingerprint: str
     generation: int
     dim: int
+    revision: int = field(default=0, compare=False)
+    store_windows: bool = False
 
     @classmethod
-    def of(cls, header: CacheHeader, side: Side) -> ShardStamp:
+    def of(cls, header: CacheHeader, side: Side, revision: int = 0) -> ShardStamp:
         """What rows of this side have to carry to count."""
         stored = header.side(side)
         return cls(
-            side, header.dataset, header.split, stored.fingerprint, stored.generation, stored.dim
+            *(side, header.dataset, header.split, stored.fingerprint, stored.generation),
+            stored.dim,
+            revision,
+            stored.store_windows,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class AudioRow:
-    """One clip: its embedding, float32 (D,), and the recording that it is made from."""
+    """One clip: its embedding, float32 (D,), and the recording that it is made from.
+
+    `windows` are the embeddings of its windows, float32 (W, D), where they are stored.
+    """
 
     clip_id: str
     content_sha256: str
@@ -72,6 +91,7 @@ class AudioRow:
     embedding: NDArray[np.float32]
     duration_s: float
     num_windows: int
+    windows: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +124,7 @@ def shard_key(stamp: ShardStamp, contents: Iterable[tuple[str, str]]) -> str:
     """Key of the shard that holds these (id, content digest), in this order."""
     digest = hashlib.sha256()
     parts = [stamp.side, stamp.fingerprint, str(stamp.generation)]
+    parts += [f"revision {stamp.revision}"] if stamp.revision else []
     for part in (*parts, *(word for pair in contents for word in pair)):
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
@@ -115,7 +136,12 @@ def embedding_type(dim: int) -> pa.DataType:
     return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
 
 
-def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> bytes:
+def windows_type(dim: int) -> pa.DataType:
+    """The Parquet type of the embeddings of a clip's windows."""
+    return pa.list_(pa.field("element", embedding_type(dim), nullable=False))
+
+
+def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> memoryview:
     """The file that holds these clips."""
     fields: list[tuple[str, pa.DataType, list[object]]] = [
         ("clip_id", pa.string(), [row.clip_id for row in rows]),
@@ -125,14 +151,26 @@ def audio_shard(stamp: ShardStamp, rows: Sequence[AudioRow]) -> bytes:
         ("duration_s", pa.float64(), [row.duration_s for row in rows]),
         ("num_windows", pa.int32(), [row.num_windows for row in rows]),
     ]
-    return _write(stamp, fields, np.stack([row.embedding for row in rows]), before=4)
+    embeddings = np.stack([row.embedding for row in rows])
+    if not stamp.store_windows:
+        return _write(stamp, fields, embeddings, before=4)
+    windows = [row.windows for row in rows if row.windows is not None]
+    return _write(stamp, fields, embeddings, before=4, windows=_windows_column(stamp, windows))
+
+
+def _windows_column(stamp: ShardStamp, windows: Sequence[NDArray[np.float32]]) -> pa.Array:
+    """One list of embeddings a clip."""
+    ends = np.cumsum([0, *(len(of_clip) for of_clip in windows)], dtype=np.int32)
+    flat = np.concatenate(windows).astype(np.float32, copy=False).reshape(-1)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=embedding_type(stamp.dim))
+    return pa.ListArray.from_arrays(pa.array(ends), values, type=windows_type(stamp.dim))
 
 
 def text_shard(
     stamp: ShardStamp,
     captions: Sequence[tuple[str, str, str]],
     embeddings: NDArray[np.float32],
-) -> bytes:
+) -> memoryview:
     """The file that holds these captions.
 
     Args:
@@ -151,26 +189,35 @@ def _write(
     fields: list[tuple[str, pa.DataType, list[object]]],
     embeddings: NDArray[np.float32],
     before: int,
-) -> bytes:
-    """The fields, with the embeddings after the first `before` of them."""
+    windows: pa.Array | None = None,
+) -> memoryview:
+    """The fields, with the embeddings after the first `before` of them, and windows at the end."""
     list_type = embedding_type(stamp.dim)
     schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
     arrays = [pa.array(values, kind) for _, kind, values in fields]
     flat = np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1)
     schema.insert(before, pa.field("embedding", list_type, nullable=False))
     arrays.insert(before, pa.FixedSizeListArray.from_arrays(pa.array(flat), type=list_type))
+    if windows is not None:
+        schema.append(pa.field(WINDOWS_COLUMN, windows.type, nullable=False))
+        arrays.append(windows)
     table = pa.Table.from_arrays(arrays, schema=pa.schema(schema, metadata=_metadata(stamp)))
-    file = io.BytesIO()
+    return shard_file(table, stamp.side)
+
+
+def shard_file(table: pa.Table, side: Side) -> memoryview:
+    """The file that holds these rows, which carry what they belong to as the table's metadata."""
+    file = pa.BufferOutputStream()
     pq.write_table(
         table,
         file,
         compression="none",
         use_dictionary=False,
-        write_statistics=[ID_COLUMN[stamp.side]],
+        write_statistics=[ID_COLUMN[side]],
         data_page_size=_PAGE_BYTES,
         row_group_size=_ROW_GROUP_ROWS,
     )
-    return file.getvalue()
+    return memoryview(file.getvalue())
 
 
 def _metadata(stamp: ShardStamp) -> dict[str, str]:
@@ -217,16 +264,36 @@ def read_keys(folder: Folder, file: FileInfo, side: Side, *, hashed: bool) -> Sh
 
 
 def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Table:
-    """All that readers need of a shard: ids, embeddings, and durations or captions."""
-    columns = {
-        "audio": ["clip_id", "embedding", "duration_s"],
-        "text": ["caption_id", "clip_id", "caption", "embedding"],
-    }[side]
+    """All that readers need of a shard: ids, embeddings, and durations or captions.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    return pa.concat_tables(read_blocks(folder, name, side, data))
+
+
+def read_blocks(folder: Folder, name: str, side: Side, data: pa.Buffer) -> Iterator[pa.Table]:
+    """The same in blocks of a few MiB, at least one, so that memory is used again and again.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    columns = _READ_COLUMNS[side]
     with _readable(folder, name):
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns=columns)
-        for column in columns:
-            table.column(column)
-        return table
+        file = pq.ParquetFile(pa.BufferReader(data))
+        yield file.schema_arrow.empty_table().select(columns)
+        for batch in file.iter_batches(_BLOCK_ROWS, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch]).select(columns)
+
+
+def stamp_of(folder: Folder, name: str, side: Side, data: pa.Buffer) -> ShardStamp | None:
+    """What the rows of a shard belong to; None for a file that is no shard of this side.
+
+    Raises:
+        CacheCorruptError: it cannot be read as a shard.
+    """
+    with _readable(folder, name):
+        return _stamp(pq.ParquetFile(pa.BufferReader(data)).schema_arrow, side)
 
 
 @contextlib.contextmanager
@@ -255,7 +322,7 @@ def _readable(folder: Folder, name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise missing(folder, name) from error
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).strip("'\"").splitlines()[0].rstrip(".")
         raise corrupt(folder, name, reason, "a whole Parquet file") from error
 
@@ -276,6 +343,7 @@ def _stamp(schema: pa.Schema, side: Side) -> ShardStamp | None:
         fingerprint=held[_PREFIX + "fingerprint"],
         generation=int(held[_PREFIX + "generation"]),
         dim=embedding.list_size if pa.types.is_fixed_size_list(embedding) else 0,
+        store_windows=WINDOWS_COLUMN in schema.names,
     )
 
 
@@ -283,7 +351,7 @@ def corrupt(folder: Folder, name: str, got: str, expected: str) -> CacheCorruptE
     """The error for a shard that is not what it should be."""
     return CacheCorruptError(
         f"a shard of the cache is damaged: got {got} in {folder.url}/{name}, expected {expected}. "
-        "Delete that file and run `e2i cache-embeddings` again as before; the rest is reused."
+        "Run `e2i cache repair` with the options of `e2i cache-embeddings`; the rest is reused."
     )
 
 
@@ -291,5 +359,6 @@ def missing(folder: Folder, name: str) -> CacheCorruptError:
     """The error for a shard that the manifest names and that is not there."""
     return CacheCorruptError(
         f"a shard of the cache is missing: got no {name} in {folder.url}, expected it as the "
-        "manifest names it. Run `e2i cache-embeddings` again as before; the rest is reused."
+        "manifest names it. If the cache was pruned meanwhile, read it again; else run `e2i cache "
+        "repair` with the options of `e2i cache-embeddings`: the rest is reused."
     )

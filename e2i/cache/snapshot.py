@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,21 @@ def is_current(cache: Cache) -> bool:
     return all(cache.folder.info(name) is not None for name in tensors)
 
 
+def carry_over(folder: Folder, before_sha256: str, after_sha256: str) -> None:
+    """Let a snapshot of the manifest before be one of the manifest after, which has the same rows.
+
+    Raises:
+        StorageError: the store refused.
+    """
+    try:
+        metadata = json.loads(folder.read(SNAPSHOT_METADATA_NAME))
+    except (StorageNotFoundError, ValueError):
+        return
+    if isinstance(metadata, dict) and metadata.get(_MANIFEST_FIELD) == before_sha256:
+        metadata[_MANIFEST_FIELD] = after_sha256
+        folder.write(SNAPSHOT_METADATA_NAME, _as_json(metadata))
+
+
 def _num_pairs(cache: Cache) -> int:
     """Upper bound: a caption may have failed in a clip that failed too."""
     counts = cache.manifest.counts
@@ -115,4 +131,8 @@ def _metadata(cache: Cache, stored: CachedEmbeddings) -> bytes:
         "metadata_source": cache.manifest.source,
         _MANIFEST_FIELD: cache.manifest_sha256,
     }
+    return _as_json(metadata)
+
+
+def _as_json(metadata: Mapping[str, object]) -> bytes:
     return json.dumps(metadata, indent=2, ensure_ascii=False).encode()

@@ -6,12 +6,15 @@ or ETag) are compared first; bytes are hashed only where either differs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from e2i.datasets.audio_root import resolve_audio_name
 from e2i.errors import (
@@ -22,7 +25,7 @@ from e2i.errors import (
     StorageNotFoundError,
     is_transient,
 )
-from e2i.storage import FileInfo, Folder
+from e2i.storage import FileInfo, Folder, translation
 
 READERS = 8
 """Recordings read at once."""
@@ -90,32 +93,112 @@ def digests(audio_root: Folder, names: Iterable[str]) -> dict[str, str]:
 def _digest(audio_root: Folder, name: str) -> str | None:
     try:
         with audio_root.open(name) as file:
-            digest = hashlib.sha256()
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-            return digest.hexdigest()
+            return _sha256(file)
     except (E2IError, OSError) as error:
         if is_transient(error):
             raise
         return None
 
 
-def read_recording(audio_root: Folder, name: str) -> tuple[bytes, FileInfo]:
-    """The bytes of a recording, and its size and version from before they were read.
+def find_recording(audio_root: Folder, name: str) -> FileInfo:
+    """The size and version of a recording.
 
     Raises:
         AudioNotFoundError: there is no such file.
         AudioError: it leads out of the audio root.
-        StorageError: it cannot be read.
+        StorageError: the store refused.
     """
     check_below_root(audio_root, name)
     info = audio_root.info(name)
     if info is None:
         raise _no_recording(audio_root, name)
+    return info
+
+
+def read_recording(audio_root: Folder, name: str) -> bytes:
+    """The bytes of a recording that was found.
+
+    Raises:
+        AudioNotFoundError: it is gone.
+        StorageError: it cannot be read.
+    """
     try:
-        return audio_root.read(name), info
+        return audio_root.read(name)
     except StorageNotFoundError as error:
         raise _no_recording(audio_root, name) from error
+
+
+def digest_recording(audio_root: Folder, name: str) -> str:
+    """The sha256 of a recording that was found, in the memory of a block.
+
+    Raises:
+        AudioNotFoundError: it is gone.
+        StorageError: it cannot be read.
+    """
+    try:
+        with audio_root.open(name) as file:
+            return _sha256(file)
+    except StorageNotFoundError as error:
+        raise _no_recording(audio_root, name) from error
+
+
+@contextlib.contextmanager
+def open_recording(
+    audio_root: Folder, name: str, info: FileInfo, sha256: str
+) -> Iterator[BinaryIO]:
+    """A recording as an open file of the local disk, for once it was digested.
+
+    What lies elsewhere is first copied into a temporary file without a name, which goes away by
+    itself.
+
+    Args:
+        audio_root: where it lies.
+        name: its name there.
+        info: its size and version when it was digested.
+        sha256: what it has to be.
+
+    Raises:
+        AudioError: it changed since it was digested, or while it was used.
+        AudioNotFoundError: it is gone.
+        StorageError: it cannot be read, or there is no room for temporary files.
+    """
+    try:
+        stored = audio_root.open(name)
+    except StorageNotFoundError as error:
+        raise _no_recording(audio_root, name) from error
+    with stored:
+        if audio_root.local_path is not None:
+            yield stored
+            if audio_root.info(name) != info:
+                raise changed_meanwhile(name)
+            return
+        with tempfile.TemporaryFile() as copy:
+            try:
+                if _sha256(stored, copy) != sha256:
+                    raise changed_meanwhile(name)
+                copy.flush()
+            except E2IError:
+                raise
+            except OSError as error:
+                raise translation.from_os_error(error, "write", tempfile.gettempdir()) from error
+            yield copy
+
+
+def _sha256(file: BinaryIO, copy: BinaryIO | None = None) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+        if copy is not None:
+            copy.write(block)
+    return digest.hexdigest()
+
+
+def changed_meanwhile(name: str) -> AudioError:
+    """The error for a recording that was written to while it was embedded."""
+    return AudioError(
+        f"a recording changed while it was read: got other bytes of {name!r} the second time, "
+        "expected the same. Run again once it is written."
+    )
 
 
 def _no_recording(audio_root: Folder, name: str) -> AudioNotFoundError:

@@ -2,20 +2,22 @@
 
 Conventions: what is stored is told by the shards alone, under the fingerprint and generation of
 `cache.json`, so that nothing else has to survive a kill. Where an id stands more than once, the row
-counts whose content digest is that of the current recording or caption; among equals the one in
-the shard that comes first by name. A recording that cannot be looked up keeps the row that it has:
-audio may be moved away once it is embedded.
+counts whose content digest is that of the current recording or caption; among equals the one that
+the manifest counts, then the one in the shard that comes first by name. Where the named
+shards hold all that is wanted, the others are not opened. Shards that are being deleted hold
+nothing. A recording that cannot be looked up keeps the row that it has: audio may be moved away
+once it is embedded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from e2i.cache.header import CacheHeader
-from e2i.cache.layout import Side, is_shard
+from e2i.cache.layout import SIDES, Side, is_shard
 from e2i.cache.manifest import Manifest, ShardEntry, Verified, runs_of
 from e2i.cache.shards import ShardKeys, ShardStamp, corrupt, read_keys
 from e2i.cache.sources import digests, look_up
@@ -32,14 +34,12 @@ class SideStock:
     Attributes:
         stored: wanted ids that have a row.
         shards: those with at least one row that counts, sorted by name.
-        unused: shards without such a row.
-        unused_bytes: their size.
+        listed: names of all shards that lie there.
     """
 
     stored: set[str] = field(default_factory=set)
     shards: list[ShardEntry] = field(default_factory=list)
-    unused: int = 0
-    unused_bytes: int = 0
+    listed: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,38 +85,129 @@ def take_stock(
     Raises:
         CacheCorruptError: a shard cannot be read, or is not as the manifest has it.
     """
+    gone = {name for side in SIDES for name in manifest.side(side).discarded} if manifest else set()
     if manifest is not None and not manifest.belongs_to(header):
         manifest = None
-    audio, audio_unused = _matching(folder, header, "audio", manifest, hashed=hashed)
-    text, text_unused = _matching(folder, header, "text", manifest, hashed=hashed)
+    wanted = _Wanted.of(clips)
     before = {**(manifest.verified if manifest else {}), **(known or {})}
-    digest, verified = _current_digests(clips, audio, audio_root, manifest, before)
-    captions = {c.caption_id: (c.clip_id, c.text) for clip in clips.clips for c in clip.captions}
+    files = {side: _files(folder, side, manifest, gone) for side in SIDES}
+    reading = _Reading(folder, header, manifest, hashed)
+    read = {side: reading.keys(side, files[side].named) for side in SIDES}
+    enough = manifest is not None and manifest.complete and wanted.is_of(manifest)
+    stock = _evaluated(read, wanted, audio_root, manifest, before) if enough else None
+    if stock is None or any(
+        files[side].others and len(stock.side(side).stored) < len(wanted.ids(side))
+        for side in SIDES
+    ):
+        before |= stock.verified if stock else {}
+        read = {side: read[side] + reading.keys(side, files[side].others) for side in SIDES}
+        stock = _evaluated(read, wanted, audio_root, manifest, before)
+    for side in SIDES:
+        stock.side(side).listed = files[side].listed
+    return stock
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Names of recordings by clip id; clip id and text by caption id."""
+
+    names: dict[str, str]
+    captions: dict[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, clips: CaptionedClips) -> _Wanted:
+        captions = {
+            c.caption_id: (c.clip_id, c.text) for clip in clips.clips for c in clip.captions
+        }
+        return cls({clip.clip_id: clip.audio_name for clip in clips.clips}, captions)
+
+    def ids(self, side: Side) -> Mapping[str, object]:
+        return self.names if side == "audio" else self.captions
+
+    def is_of(self, manifest: Manifest) -> bool:
+        return all(tuple(self.ids(side)) == manifest.side(side).wanted for side in SIDES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The shards of a side: those that the manifest names, the others that may count, all names."""
+
+    named: list[FileInfo]
+    others: list[FileInfo]
+    listed: set[str]
+
+
+def _files(folder: Folder, side: Side, manifest: Manifest | None, gone: set[str]) -> _Files:
+    files = [file for file in folder.files(side) if is_shard(file.name, side)]
+    entries = manifest.side(side).shards if manifest else ()
+    named = {entry.name for entry in entries}
+    return _Files(
+        named=[file for file in files if file.name in named],
+        others=[file for file in files if file.name not in named and file.name not in gone],
+        listed={file.name for file in files},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How shards are read for their ids."""
+
+    folder: Folder
+    header: CacheHeader
+    manifest: Manifest | None
+    hashed: bool
+
+    def keys(self, side: Side, files: Sequence[FileInfo]) -> list[ShardKeys]:
+        """What the files hold, of those under the header's fingerprint and generation."""
+        entries = self.manifest.side(side).shards if self.manifest else ()
+        stamp = ShardStamp.of(self.header, side)
+        found = _read(self.folder, side, files, entries, hashed=self.hashed)
+        return [keys for keys in found if keys.stamp == stamp]
+
+
+def _evaluated(
+    read: Mapping[Side, Sequence[ShardKeys]],
+    wanted: _Wanted,
+    audio_root: Folder,
+    manifest: Manifest | None,
+    before: Mapping[str, Verified],
+) -> Stock:
+    """The first row of each wanted id that is current."""
+    entries: dict[Side, dict[str, ShardEntry]] = {
+        side: {entry.name: entry for entry in (manifest.side(side).shards if manifest else ())}
+        for side in SIDES
+    }
+    digest, verified = _current_digests(wanted.names, read["audio"], audio_root, manifest, before)
     return Stock(
         audio=_counted(
-            audio,
+            read["audio"],
             "clip_id",
+            entries["audio"],
             lambda columns: [
                 digest.get(clip_id) == sha
                 for clip_id, sha in zip(columns["clip_id"], columns["content_sha256"], strict=True)
             ],
-            audio_unused,
         ),
         text=_counted(
-            text,
+            read["text"],
             "caption_id",
+            entries["text"],
             lambda columns: [
-                captions.get(caption_id) == (clip_id, text)
+                wanted.captions.get(caption_id) == (clip_id, text)
                 for caption_id, clip_id, text in zip(*columns.values(), strict=True)
             ],
-            text_unused,
         ),
         verified=verified,
     )
 
 
 def read_shards(
-    folder: Folder, side: Side, entries: Iterable[ShardEntry] = (), *, hashed: bool = False
+    folder: Folder,
+    side: Side,
+    entries: Iterable[ShardEntry] = (),
+    *,
+    skip: Collection[str] = (),
+    hashed: bool = False,
 ) -> list[ShardKeys]:
     """The ids in all shards of a side, sorted by name.
 
@@ -124,12 +215,25 @@ def read_shards(
         folder: the cache.
         side: audio or text.
         entries: what the manifest says of shards: sizes are compared, sums are taken over.
+        skip: shards to leave out.
         hashed: give the sha256 of the others too.
 
     Raises:
         CacheCorruptError: a shard cannot be read, or is not as the manifest has it.
     """
-    files = [file for file in folder.files(side) if is_shard(file.name, side)]
+    listed = (file for file in folder.files(side) if file.name not in skip)
+    files = [file for file in listed if is_shard(file.name, side)]
+    return _read(folder, side, files, entries, hashed=hashed)
+
+
+def _read(
+    folder: Folder,
+    side: Side,
+    files: Sequence[FileInfo],
+    entries: Iterable[ShardEntry],
+    *,
+    hashed: bool,
+) -> list[ShardKeys]:
     by_name = {entry.name: entry for entry in entries}
 
     def read(file: FileInfo) -> ShardKeys:
@@ -144,52 +248,52 @@ def read_shards(
         return list(pool.map(read, files))
 
 
-def _matching(
-    folder: Folder, header: CacheHeader, side: Side, manifest: Manifest | None, *, hashed: bool
-) -> tuple[list[ShardKeys], list[ShardKeys]]:
-    """The shards of the header's fingerprint and generation, and the others."""
-    entries = manifest.side(side).shards if manifest else ()
-    found = read_shards(folder, side, entries, hashed=hashed)
-    stamp = ShardStamp.of(header, side)
-    return (
-        [keys for keys in found if keys.stamp == stamp],
-        [keys for keys in found if keys.stamp != stamp],
-    )
-
-
 def _counted(
     shards: Sequence[ShardKeys],
     id_column: str,
+    entries: Mapping[str, ShardEntry],
     current: Callable[[dict[str, list[Any]]], list[bool]],
-    unused: Sequence[ShardKeys],
 ) -> SideStock:
-    """The first row of each id, among those that are current."""
-    stock = SideStock(unused=len(unused), unused_bytes=sum(keys.size_bytes for keys in unused))
-    for keys in shards:
-        excluded = []
-        ids = keys.columns[id_column]
-        for row, (name, is_current) in enumerate(zip(ids, current(keys.columns), strict=True)):
-            if is_current and name not in stock.stored:
-                stock.stored.add(name)
-            else:
-                excluded.append(row)
-        if len(excluded) == keys.rows:
-            stock.unused += 1
-            stock.unused_bytes += keys.size_bytes
-            continue
-        entry = ShardEntry(
-            name=keys.name,
-            rows=keys.rows,
-            bytes=keys.size_bytes,
-            sha256=keys.sha256,
-            excluded=runs_of(excluded),
-        )
-        stock.shards.append(entry)
+    """One row of each id, among those that are current: the one that counted before, if any."""
+    stock = SideStock()
+    usable = {keys.name: current(keys.columns) for keys in shards}
+    kept: dict[str, list[bool]] = {}
+    known = [keys for keys in shards if keys.name in entries]
+    for keys in known:
+        counts = entries[keys.name].mask()
+        may = [a and b for a, b in zip(usable[keys.name], counts, strict=True)]
+        kept[keys.name] = _take(keys.columns[id_column], may, stock.stored)
+    for keys in sorted(shards, key=lambda keys: keys.name):
+        have = kept.get(keys.name, [False] * keys.rows)
+        if not all(have):
+            more = _take(keys.columns[id_column], usable[keys.name], stock.stored)
+            have = [a or b for a, b in zip(have, more, strict=True)]
+        if any(have):
+            excluded = runs_of(row for row, has in enumerate(have) if not has)
+            entry = ShardEntry(
+                name=keys.name,
+                rows=keys.rows,
+                bytes=keys.size_bytes,
+                sha256=keys.sha256,
+                excluded=excluded,
+            )
+            stock.shards.append(entry)
     return stock
 
 
+def _take(ids: Sequence[str], usable: Sequence[bool], stored: set[str]) -> list[bool]:
+    """Which rows are taken: usable ones of ids that are not stored yet, which they are then."""
+    taken = []
+    for name, good in zip(ids, usable, strict=True):
+        new = good and name not in stored
+        if new:
+            stored.add(name)
+        taken.append(new)
+    return taken
+
+
 def _current_digests(
-    clips: CaptionedClips,
+    names: Mapping[str, str],
     shards: Sequence[ShardKeys],
     audio_root: Folder,
     manifest: Manifest | None,
@@ -199,7 +303,6 @@ def _current_digests(
 
     Told by size and version, else by what was verified before, else by hashing the recording.
     """
-    names = {clip.clip_id: clip.audio_name for clip in clips.clips}
     infos = look_up(audio_root, names.values())
     digest, kept, changed = _by_version(shards, names, infos, manifest)
     verified: dict[str, Verified] = {}

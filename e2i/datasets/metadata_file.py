@@ -52,9 +52,7 @@ class MetadataFile:
     @property
     def default_dataset(self) -> str:
         """Name of the folder that holds the data: above `clotho_csv_files`, else the file's."""
-        above = self.folder_url.rstrip("/").rpartition("/")[0]
-        holder = above if _last_part(self.folder_url) == CSV_FOLDER else self.folder_url
-        return _last_part(holder) or Path(self.name).stem
+        return dataset_named_in(self.source) or Path(self.name).stem
 
     def default_audio_root(self, split: str) -> str:
         """In Clotho's layout `clotho_audio_files/<split>`, else the folder of the file."""
@@ -123,6 +121,20 @@ def split_named_in(file_name: str) -> str:
     """The split that a file's name holds as a word, or `all` if it holds none or several."""
     found = set(_SPLIT_NAME.findall(file_name.lower()))
     return found.pop() if len(found) == 1 else ALL
+
+
+def dataset_named_in(source: str) -> str:
+    """Name of the folder that holds the data of a metadata file: above `clotho_csv_files`, or its.
+
+    Args:
+        source: location of the metadata file.
+
+    Returns:
+        The name; empty where the location tells none.
+    """
+    folder = source.rpartition("/")[0].rstrip("/")
+    holder = folder.rpartition("/")[0] if _last_part(folder) == CSV_FOLDER else folder
+    return _last_part(holder)
 
 
 def collected(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from e2i.audio import WAVEFORM_SETTINGS
+from e2i.audio import waveform_settings
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hf_settings import TEXT_MODEL_OPTION, SettingValues, max_length
 from e2i.encoders.model_files import ModelFiles, model_files
@@ -114,7 +114,7 @@ def clap_audio_settings(config: EncodersConfig) -> SettingValues:
         "pooling": "mean of windows of length 1",
         "normalize": config.normalize,
         "precision": config.precision,
-        **WAVEFORM_SETTINGS,
+        **waveform_settings(config.resampler),
     }
 
 

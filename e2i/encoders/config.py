@@ -86,6 +86,12 @@ class EncodersConfig(Configuration):
     normalize: bool = Field(
         True, description="Give each embedding length 1 (L2). Part of the fingerprint."
     )
+    resampler: Literal["torchaudio", "soxr"] = Field(
+        "torchaudio",
+        description="How recordings get the encoder's sample rate: torchaudio (its default filter, "
+        "as the original) or soxr (its VHQ setting: flatter, and steeper at the edge). Part of the "
+        "fingerprint.",
+    )
     batch_size: int | None = Field(
         None,
         ge=1,
@@ -98,4 +104,18 @@ class EncodersConfig(Configuration):
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
         description="auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:<n> or mps. logmel and "
         "hashing always run on the CPU.",
+    )
+    decode_workers: int | None = Field(
+        None,
+        ge=1,
+        le=512,
+        description="Processes that decode recordings ahead of the encoder. Default: one a core. "
+        "Never changes an embedding.",
+    )
+    decode_timeout: float = Field(
+        60.0,
+        ge=0.1,
+        le=86_400,
+        description="Seconds that decoding may go without a further block of samples "
+        "before it is killed and its recording counts as failed.",
     )

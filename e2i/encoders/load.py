@@ -39,7 +39,7 @@ def audio_settings(config: EncodersConfig) -> Settings:
         EncoderUnavailableError: its weights cannot be had.
     """
     if config.audio_encoder == "logmel":
-        return logmel_settings(normalize=config.normalize)
+        return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     if config.audio_encoder == "passt":
         return passt_settings(_passt_options(config), _passt_weights(config))
     return clap_audio_settings(config)
@@ -79,7 +79,11 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
     """
     key = fingerprint(audio_settings(config))
     if config.audio_encoder == "logmel":
-        return _held(_audio_encoders, key, lambda: LogMelEncoder(normalize=config.normalize))
+        return _held(
+            _audio_encoders,
+            key,
+            lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
+        )
     device = _device(config)
     key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
     if config.audio_encoder == "clap":
@@ -135,6 +139,7 @@ def _passt_options(config: EncodersConfig) -> PasstOptions:
         windowing=config.windowing,
         precision=config.precision,
         normalize=config.normalize,
+        resampler=config.resampler,
     )
 
 

@@ -37,8 +37,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from e2i.audio import WAVEFORM_SETTINGS
+from e2i.audio import waveform_settings
+from e2i.decoding.mapping import give_back
 from e2i.encoders.protocols import AudioEmbedding, Settings
+from e2i.resampling import ResamplerName
 
 Array = NDArray[np.float32]
 
@@ -64,6 +66,8 @@ _TONALITY_BINS = slice(3, 480)
 _SILENCE = 1e-12
 _CUT = 4.0
 _BLOCK_FRAMES = 2048
+_BLOCK_SAMPLES = 2**22
+_BLOCK_LEVELS = 2**22
 
 
 class LogMelEncoder:
@@ -71,10 +75,12 @@ class LogMelEncoder:
 
     Args:
         normalize: give each embedding length 1.
+        resampler: what its waveforms are made with.
     """
 
-    def __init__(self, *, normalize: bool = True) -> None:
+    def __init__(self, *, normalize: bool = True, resampler: ResamplerName = "torchaudio") -> None:
         self._normalize = normalize
+        self._resampler: ResamplerName = resampler
 
     @property
     def dim(self) -> int:
@@ -89,7 +95,7 @@ class LogMelEncoder:
     @property
     def settings(self) -> Settings:
         """All that changes its values."""
-        return logmel_settings(normalize=self._normalize)
+        return logmel_settings(normalize=self._normalize, resampler=self._resampler)
 
     def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> list[AudioEmbedding]:
         """Embed waveforms `(T,)`, each alone, in the order given; T of 0 counts as silence."""
@@ -102,7 +108,9 @@ class LogMelEncoder:
         return features.astype(np.float32)
 
 
-def logmel_settings(*, normalize: bool) -> dict[str, str | int | float | bool | None]:
+def logmel_settings(
+    *, normalize: bool, resampler: ResamplerName = "torchaudio"
+) -> dict[str, str | int | float | bool | None]:
     """What `LogMelEncoder.settings` is, without making one."""
     return {
         "encoder": "logmel",
@@ -117,7 +125,7 @@ def logmel_settings(*, normalize: bool) -> dict[str, str | int | float | bool | 
         "highest_hz": _HIGHEST_HZ,
         "floor_db": -90.0,
         "normalize": normalize,
-        **WAVEFORM_SETTINGS,
+        **waveform_settings(resampler),
     }
 
 
@@ -139,7 +147,7 @@ def _analyze(waveform: Array) -> _Analysis:
     """The spectrogram, made in blocks of frames; frame f is centered at sample f · hop."""
     filters, starts, widths, window = _filters()
     frames = 1 + len(waveform) // _HOP
-    offset = np.float32(waveform.mean(dtype=np.float64)) if len(waveform) else np.float32(0)
+    offset = _offset(waveform)
     bands = np.empty((frames, _BANDS), dtype=np.float32)
     tonality = np.empty((frames, _TONALITY_RANGES), dtype=np.float32)
     for first in range(0, frames, _BLOCK_FRAMES):
@@ -152,7 +160,17 @@ def _analyze(waveform: Array) -> _Analysis:
         mean = np.add.reduceat(power, starts, axis=1) / widths
         mean_log = np.add.reduceat(np.log(power), starts, axis=1) / widths
         tonality[first:last] = np.log(mean) - mean_log
+        give_back(waveform)
     return _Analysis(bands, tonality)
+
+
+def _offset(waveform: Array) -> np.float32:
+    """The mean of all samples."""
+    total = 0.0
+    for first in range(0, len(waveform), _BLOCK_SAMPLES):
+        total += float(waveform[first : first + _BLOCK_SAMPLES].sum(dtype=np.float64))
+        give_back(waveform)
+    return np.float32(total / max(1, len(waveform)))
 
 
 def _padded(waveform: Array, offset: np.float32, start: int, span: int) -> Array:
@@ -199,11 +217,11 @@ def _features(clip: _Analysis) -> NDArray[np.float64]:
     bands = clip.bands
     groups = bands.reshape(len(bands), _GROUPS, -1).mean(axis=2)
     course = groups - groups.mean(axis=0, dtype=np.float64).astype(np.float32)
-    low, high = np.percentile(bands, [5, 95], axis=0)
-    total = 10 * np.log10((10 ** (bands / 10)).sum(axis=1))
+    mean, deviation, low, high = _levels(bands)
+    total = _total(bands)
     blocks = [
-        (bands.mean(axis=0, dtype=np.float64) + 65) / 15,
-        (bands.std(axis=0, dtype=np.float64) - 9) / 5,
+        (mean + 65) / 15,
+        (deviation - 9) / 5,
         (low + 77) / 15,
         (high + 50) / 15,
         _course(course) / 6,
@@ -217,6 +235,28 @@ def _features(clip: _Analysis) -> NDArray[np.float64]:
     ]
     features: NDArray[np.float64] = np.concatenate(blocks).clip(-_CUT, _CUT)
     return features
+
+
+def _levels(bands: Array) -> NDArray[np.float64]:
+    """(4, 64) mean, deviation, 5th and 95th percentile of each band, a few bands at a time."""
+    columns = max(1, _BLOCK_LEVELS // len(bands))
+    parts = []
+    for first in range(0, _BANDS, columns):
+        part = bands[:, first : first + columns]
+        mean, deviation = part.mean(axis=0, dtype=np.float64), part.std(axis=0, dtype=np.float64)
+        parts.append([mean, deviation, *np.percentile(part, [5, 95], axis=0)])
+    return np.concatenate(parts, axis=1)
+
+
+def _total(bands: Array) -> Array:
+    """(F,) level of all bands together, dB."""
+    rows = _BLOCK_LEVELS // _BANDS
+    parts = [
+        (10 ** (bands[first : first + rows] / 10)).sum(axis=1)
+        for first in range(0, len(bands), rows)
+    ]
+    total: Array = 10 * np.log10(np.concatenate(parts))
+    return total
 
 
 def _course(course: Array) -> NDArray[np.float64]:

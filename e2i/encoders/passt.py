@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from e2i.audio import WAVEFORM_SETTINGS
+from e2i.audio import waveform_settings
 from e2i.encoders.passt_architectures import DIM, MELS, SAMPLE_RATE, Architecture
 from e2i.encoders.protocols import AudioEmbedding, Settings
 from e2i.encoders.weights import WeightsFile
 from e2i.encoders.windows import Window, Windowing, WindowingName, cut
 from e2i.errors import EncoderUnavailableError
+from e2i.resampling import ResamplerName
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +53,14 @@ class PasstOptions:
         windowing: how clips are cut.
         precision: of the transformer's products; the spectrogram is always float32.
         normalize: give each embedding length 1.
+        resampler: what its waveforms are made with.
     """
 
     architecture: Architecture
     windowing: WindowingName = "hear"
     precision: Precision = "float32"
     normalize: bool = True
+    resampler: ResamplerName = "torchaudio"
 
     @property
     def cut(self) -> Windowing:
@@ -92,7 +95,7 @@ def passt_settings(options: PasstOptions, weights: WeightsFile) -> Settings:
         "window_hop_s": architecture.hop_s if options.windowing == "hear" else None,
         "precision": options.precision,
         "normalize": options.normalize,
-        **WAVEFORM_SETTINGS,
+        **waveform_settings(options.resampler),
     }
 
 

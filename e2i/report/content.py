@@ -23,7 +23,7 @@ from e2i.images.config import ImagesConfig
 from e2i.images.fold import encode_images
 from e2i.report.breakdown import Breakdown, breakdown, edge_labels, rank_edges, rank_shares
 from e2i.report.config import ReportConfig
-from e2i.report.examples import ExampleFinder, rows_of
+from e2i.report.examples import ExampleFinder, Rows, rows_of
 from e2i.report.provenance import Facts, provenance_of
 from e2i.report.queries import LoadRecording, QueryExample, query_examples
 from e2i.report.sheet import SheetRow
@@ -117,7 +117,7 @@ class ReportContent:
         notes: what a reader of the scores has to know, in sentences.
         rank_labels: names of the bins of ranks.
         rank_chance: share of captions in each bin if the order were random.
-        breakdowns: the headline metric by caption length and by clip duration.
+        breakdowns: the headline metric by caption length and by clip duration, where known.
         images: pseudo-images, each clip's beside one of its captions'.
         best: captions that the first model did best on, the best first.
         worst: likewise, the worst first.
@@ -183,8 +183,7 @@ def report_content(
     rows = rows_of(first, cache)
     headline = _headline(retrieval.scores)
     edges = rank_edges(retrieval.num_clips)
-    words = np.array([len(cache.captions[row].split()) for row in rows.captions])
-    seconds = cache.duration_s[rows.clips][retrieval.text_to_audio.clip]
+    respects = _respects(cache, rows, retrieval.text_to_audio.clip)
     tables = [model.evaluation.retrieval.text_to_audio for model in models]
     metric = headline.removeprefix("text_to_audio_")
     worst, best = _examples(models[0], cache, config, load_recording, device)
@@ -201,23 +200,9 @@ def report_content(
         rank_chance=tuple(
             (after - start) / retrieval.num_clips for start, after in pairwise(edges)
         ),
-        breakdowns=(
-            breakdown(
-                ("caption length", "words"),
-                words,
-                tables,
-                metric,
-                groups=config.bins,
-                config=evaluation,
-            ),
-            breakdown(
-                ("clip duration", "s"),
-                seconds,
-                tables,
-                metric,
-                groups=config.bins,
-                config=evaluation,
-            ),
+        breakdowns=tuple(
+            breakdown(respect, values, tables, metric, groups=config.bins, config=evaluation)
+            for respect, values in respects
         ),
         images=_images(cache, rows.clips, config.sheet_clips),
         best=best,
@@ -311,6 +296,20 @@ def _curve(checkpoint: Checkpoint) -> TrainingCurve:
     )
 
 
+def _respects(
+    cache: CachedEmbeddings, rows: Rows, query_clip: NDArray[np.int64]
+) -> list[tuple[tuple[str, str], NDArray[np.float64] | NDArray[np.int64]]]:
+    """What captions are grouped by: name, unit, and the value of each; known ones only."""
+    captions = [cache.captions[row] for row in rows.captions]
+    seconds = cache.duration_s[rows.clips][query_clip]
+    found: list[tuple[tuple[str, str], NDArray[np.float64] | NDArray[np.int64]]] = []
+    if all(captions):
+        found.append((("caption length", "words"), np.array([len(c.split()) for c in captions])))
+    if np.isfinite(seconds).all():
+        found.append((("clip duration", "s"), seconds))
+    return found
+
+
 def _images(cache: CachedEmbeddings, clips: NDArray[np.int64], count: int) -> tuple[SheetRow, ...]:
     """Clips from all over the split, each with its first caption, at native size."""
     if not count:
@@ -323,7 +322,7 @@ def _images(cache: CachedEmbeddings, clips: NDArray[np.int64], count: int) -> tu
     audio = encode_images(cache.audio[chosen], native).pixels
     text = encode_images(cache.text[captions], native).pixels
     return tuple(
-        SheetRow(cache.clip_ids[clip], cache.captions[caption], audio[row], text[row])
+        SheetRow(cache.clip_ids[clip], cache.shown_caption(caption), audio[row], text[row])
         for row, (clip, caption) in enumerate(zip(chosen.tolist(), captions.tolist(), strict=True))
     )
 

@@ -84,7 +84,10 @@ def query_examples(
     """
     neighbors = finder.neighbors(queries, FOUND_SHOWN)
     recordings = _recordings(finder, cache, neighbors, load_recording, config)
-    first_caption = dict(zip(cache.caption_clip[::-1].tolist(), cache.captions[::-1], strict=True))
+    first_caption = {
+        clip: cache.shown_caption(row)
+        for row, clip in reversed(list(enumerate(cache.caption_clip.tolist())))
+    }
 
     def shown(row: int, clip: int, score: float) -> ShownClip:
         stored = int(finder.clip_rows[clip])
@@ -98,7 +101,7 @@ def query_examples(
 
     return tuple(
         QueryExample(
-            caption=cache.captions[int(finder.caption_rows[query])],
+            caption=cache.shown_caption(int(finder.caption_rows[query])),
             rank=float(finder.ranks[query]),
             right=shown(row, near.right, near.right_score),
             found=tuple(

@@ -90,12 +90,12 @@ class Folder:
         check_name(name)
         return self._store.open(name)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Write, replacing what is there."""
         self._check_writable(name)
         self._store.write(name, data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         """Write if the name is free, in one step; False if it was taken (and nothing is written).
 
         Of many who create one name at once, exactly one gets True.
@@ -103,7 +103,7 @@ class Folder:
         self._check_writable(name)
         return self._store.create(name, data)
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         """Write if the object still is `version` (None: does not exist); the new version.
 
         Raises:

@@ -42,6 +42,8 @@ _VERSION_KEYS = (
     "LastModified",
     "created",
 )
+_CLIENTS = ("aiohttp", "httpx2", "httpcore2", "huggingface_hub.errors")
+"""Whose errors without a status are of the network."""
 _WEB = frozenset({"http", "https"})
 
 
@@ -66,17 +68,17 @@ class GenericStore(Store):
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self.read(name))
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         self._call("write", name, lambda fs: _put(fs, self._path(name), data))
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         if self.info(name) is not None:
             return False
 
         def put(file_system: AbstractFileSystem) -> bool:
             path = self._path(name)
             try:
-                file_system.pipe_file(path, data, mode="create")
+                file_system.pipe_file(path, bytes(data), mode="create")
             except FileExistsError:
                 return False
             except (NotImplementedError, TypeError, ValueError):
@@ -85,7 +87,7 @@ class GenericStore(Store):
 
         return self._call("write", name, put)
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         stored = self.info(name)
         found = stored.version if stored else None
         if found != version:
@@ -159,11 +161,11 @@ def _with_web_credentials(options: Mapping[str, object]) -> dict[str, object]:
     return {**given, "client_kwargs": {**client, "headers": headers}}
 
 
-def _put(file_system: AbstractFileSystem, path: str, data: bytes) -> None:
+def _put(file_system: AbstractFileSystem, path: str, data: bytes | memoryview) -> None:
     parent = path.rpartition("/")[0]
     if parent:
         file_system.makedirs(parent, exist_ok=True)
-    file_system.pipe_file(path, data)
+    file_system.pipe_file(path, bytes(data))
 
 
 def _describe(name: str, found: Mapping[str, Any]) -> FileInfo:
@@ -198,7 +200,7 @@ def _translate(
         return translation.not_allowed(action, where, reason, step)
     if status in {404, 410}:
         return translation.not_found(where)
-    lost = type(error).__module__.startswith("aiohttp") and not status
+    lost = type(error).__module__.startswith(_CLIENTS) and not status
     if lost or status == 429 or (status >= 500 and status != 501):
         return translation.unavailable(action, where, reason)
     if isinstance(error, OSError):

@@ -58,13 +58,13 @@ class LocalStore(Store):
                 raise translation.not_found(self._path(name)) from error.__cause__
             raise
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         with self._translated("write", name), self._staged(name, data) as temporary:
             with _locked(temporary.parent):
                 _move(temporary, self._path(name))
             _flush_folder(temporary.parent)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         if self.info(name) is not None:
             return False
         with self._translated("write", name), self._staged(name, data) as temporary:
@@ -73,7 +73,7 @@ class LocalStore(Store):
             _flush_folder(temporary.parent)
             return created
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         target = self._path(name)
         with self._translated("write", name), self._staged(name, data) as temporary:
             with _locked(temporary.parent):
@@ -124,7 +124,7 @@ class LocalStore(Store):
             raise translation.from_os_error(error, action, self._path(name)) from error
 
     @contextlib.contextmanager
-    def _staged(self, name: str, data: bytes) -> Iterator[Path]:
+    def _staged(self, name: str, data: bytes | memoryview) -> Iterator[Path]:
         """The data on the disk under a temporary name, which is gone afterwards."""
         folder = Path(self._path(name)).parent
         temporary = folder / f"{RESERVED_PREFIX}{uuid.uuid4().hex}.tmp"

@@ -42,21 +42,21 @@ class MemoryStore(Store):
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self.read_versioned(name)[0])
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         with _lock:
             try:
                 self._files.pipe_file(join(self._root, name), bytes(data))
             except OSError as error:
                 raise translation.from_os_error(error, "write", join(self._url, name)) from error
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         with _lock:
             if self._files.isfile(join(self._root, name)):
                 return False
             self.write(name, data)
             return True
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         with _lock:
             stored = self.info(name)
             found = stored.version if stored else None
@@ -86,5 +86,5 @@ class MemoryStore(Store):
         return [file for file in found if file is not None]
 
 
-def _version(data: bytes) -> str:
+def _version(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -89,13 +89,13 @@ class S3Store(Store):
 
         return cast("BinaryIO", io.BufferedReader(RangeReader(fetch, size), BLOCK_BYTES))
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         self._put(name, data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | memoryview) -> bool:
         return self._put_if(name, data, None) is not None
 
-    def replace(self, name: str, data: bytes, version: str | None) -> str:
+    def replace(self, name: str, data: bytes | memoryview, version: str | None) -> str:
         written = self._put_if(name, data, version)
         if written is None:
             stored = self.info(name)
@@ -166,7 +166,7 @@ class S3Store(Store):
     def _head(self, name: str) -> dict[str, Any]:
         return self._call("read", name, lambda fs: fs.call_s3("head_object", **self._address(name)))
 
-    def _put(self, name: str, data: bytes, **conditions: object) -> dict[str, Any]:
+    def _put(self, name: str, data: bytes | memoryview, **conditions: object) -> dict[str, Any]:
         if len(data) > MAX_OBJECT_BYTES:
             raise translation.refused(
                 "write",
@@ -175,15 +175,17 @@ class S3Store(Store):
                 f"One object holds at most {MAX_OBJECT_BYTES:,} bytes: write smaller ones.",
             )
 
+        body = bytes(data)
+
         def put(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
             response = file_system.call_s3(
-                "put_object", Body=data, **self._address(name), **conditions
+                "put_object", Body=body, **self._address(name), **conditions
             )
             return cast("dict[str, Any]", response)
 
         return self._call("write", name, put)
 
-    def _put_if(self, name: str, data: bytes, version: str | None) -> str | None:
+    def _put_if(self, name: str, data: bytes | memoryview, version: str | None) -> str | None:
         """PUT if the object is at `version` (None: absent): its new version, None if it is not."""
         mark = uuid.uuid4().hex
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}

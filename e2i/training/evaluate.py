@@ -104,7 +104,7 @@ def evaluate_checkpoint(
         caption_ids=tuple(
             caption for caption, keep in zip(cache.caption_ids, kept, strict=True) if keep
         ),
-        notes=_notes(cache, retrieval, part, seen=seen),
+        notes=(*_without_checkpoint(checkpoint), *_notes(cache, retrieval, part, seen=seen)),
     )
 
 
@@ -179,6 +179,16 @@ def _require_equal_dims(cache: CachedEmbeddings) -> None:
             "Give --checkpoint."
         )
         raise CheckpointError(message)
+
+
+def _without_checkpoint(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """What has to be known where nothing was trained."""
+    if checkpoint is not None:
+        return ()
+    return (
+        "Zero-shot: the embeddings themselves are compared, without projection heads. That tells "
+        "something only where both encoders are of one space, as clap's are.",
+    )
 
 
 def _notes(

@@ -13,15 +13,19 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+TIMEOUT_S = 1200
+"""Of one drill with its fixtures: ten times what it takes where it has the machine to itself."""
+
 PROGRAM = str(Path(sys.executable).with_name("e2i"))
 sys.path.insert(0, str(HERE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder as slow."""
+    """Mark everything in this folder as slow, and give it time."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

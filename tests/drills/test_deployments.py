@@ -139,7 +139,6 @@ def _run(prefect: Prefect, deployment: str, **parameters: Any) -> subprocess.Com
     )
 
 
-@pytest.mark.timeout(600)
 def test_the_demo_runs_on_a_worker(prefect: Prefect, worker: subprocess.Popen[str]) -> None:
     done = _run(prefect, "demo", soundscapes=SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -170,7 +169,6 @@ def _wait_for_a_chunk(prefect: Prefect, run_ended: Future[Any]) -> None:
     pytest.fail("no chunk was embedded")
 
 
-@pytest.mark.timeout(600)
 def test_the_full_pipeline_rides_out_ten_seconds_without_its_store(
     prefect: Prefect, worker: subprocess.Popen[str], mortal_s3_server: S3Server
 ) -> None:

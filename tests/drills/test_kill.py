@@ -91,7 +91,6 @@ def _wait_for_rows(process: subprocess.Popen[str], bench: Bench, more_than: int)
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(900)
 def test_killed_five_times_and_resumed(
     bench_and_store: tuple[Bench, str, dict[str, object] | None],
 ) -> None:
@@ -117,7 +116,6 @@ def test_killed_five_times_and_resumed(
     assert bench.embedded() == counts
 
 
-@pytest.mark.timeout(600)
 def test_two_processes_at_once(
     bench_and_store: tuple[Bench, str, dict[str, object] | None],
 ) -> None:

@@ -1,8 +1,8 @@
 """Calls of the program on tiny data, and what can be seen of each: the ground of the option table.
 
 Conventions: words of a call are a mapping from option to value, None for a flag; `{world}` is the
-folder of the shared data, `{run}` the call's own working directory. A call is made once a session,
-however many options are compared with it.
+folder of the shared data, `{run}` the call's own working directory, `{repo}` its own data set on
+the Hub. A call is made once a session, however many options are compared with it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from e2i.heads.checkpoint import Checkpoint, load_checkpoint
 from e2i.images.png import decode_png
 from e2i.retrieval.similarity import CosineSimilarity
 from e2i.storage import Folder
+from hub_server import HubServer
 from plain_program import Said, e2i
 from tiny_models import make_roberta
 
@@ -53,6 +54,10 @@ TRAIN: Words = {
 BASE: dict[str, Words] = {
     "cache-embeddings": EMBED,
     "cache-images": {"--cache-dir": "{run}/cache"},
+    "download-embeddings": {
+        "--cache-dir": "{run}/clips",
+        "--repo-id": "file://{world}/embeddings",
+    },
     "train-projection": TRAIN,
     "eval-projection": {
         "--cache-dir": "{world}/embeddings/clips",
@@ -74,12 +79,16 @@ class Ran:
         folder: working directory.
         forward_passes: calls of a head.
         blocks: blocks of similarities.
+        mirrored: files of its data set on the Hub.
+        asked_as: authorizations that the Hub was asked with for it.
     """
 
     said: Said
     folder: Path
     forward_passes: int
     blocks: int
+    mirrored: set[str] = field(default_factory=set)
+    asked_as: set[str | None] = field(default_factory=set)
 
     @property
     def code(self) -> int:
@@ -136,11 +145,12 @@ class World:
     """Recordings, two caches and a checkpoint; and the calls made on them so far."""
 
     root: Path
+    hub: HubServer | None = None
     _ran: dict[tuple, Ran] = field(default_factory=dict)
 
     @classmethod
-    def made_in(cls, root: Path) -> World:
-        world = cls(root)
+    def made_in(cls, root: Path, hub: HubServer) -> World:
+        world = cls(root, hub)
         _write_metadata(root / "clips.json", NUM_CLIPS)
         _write_metadata(root / "others.json", NUM_OTHERS)
         make_roberta(root / "roberta")
@@ -155,6 +165,11 @@ class World:
         for seed, folder in (("13", "checkpoints"), ("14", "checkpoints/other")):
             changes = {"--seed": seed, "--output-dir": f"{root}/{folder}"}
             world.made("train-projection", {**TRAIN, **changes})
+        for name in ("clips", "others"):  # the second in the place of the first
+            cache = Folder(f"{root}/embeddings/{name}")
+            files = {f"clips/{file.name}": cache.read(file.name) for file in cache.files()}
+            hub.put_files("me/kept", {"clips": None, **files})
+            hub.tag("me/kept", "first" if name == "clips" else "second")
         return world
 
     def made(self, command: str, words: Words) -> None:
@@ -178,18 +193,35 @@ class World:
             if command == "cache-images":
                 shutil.copytree(self.root / "embeddings" / "others", folder / "cache")
                 shutil.copytree(self.root / "embeddings" / "clips", folder / "clips")
+            if command == "download-embeddings":
+                shutil.copytree(self.root / "embeddings" / "others", folder / "held")
             if again:
                 first = {o: v for o, v in words.items() if o != "--force"}
                 _called(folder, [command, *self.arguments(first, folder)])
             arguments = [command, *self.arguments(words, folder), *(["--json"] if json else [])]
-            self._ran[key] = _called(folder, arguments)
+            self._ran[key] = ran = _called(folder, arguments)
+            self._look_at_hub(ran)
         return self._ran[key]
 
     def arguments(self, words: Words, folder: Path) -> list[str]:
         """What stands on the command line."""
         typed = [word for pair in words.items() for word in pair if word is not None]
-        return [word.replace("{world}", str(self.root)).replace("{run}", str(folder))
-                for word in typed]  # fmt: skip
+        places = {"{world}": str(self.root), "{run}": str(folder), "{repo}": _repo(folder)}
+        for place, value in places.items():
+            typed = [word.replace(place, value) for word in typed]
+        return typed
+
+    def _look_at_hub(self, ran: Ran) -> None:
+        repo = _repo(ran.folder)
+        asked = [r for r in self.hub.requests if f"/datasets/{repo}/" in f"{r.path}/"]
+        if asked:
+            ran.mirrored = set(self.hub.files(repo))
+            ran.asked_as = {request.authorization for request in asked}
+
+
+def _repo(folder: Path) -> str:
+    """The data set of a call."""
+    return f"me/{folder.name}"
 
 
 def _called(folder: Path, arguments: list[str]) -> Ran:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from option_outcomes import NUM_CLIPS, NUM_OTHERS, Ran, Words
+from pydantic import SecretStr
 
 Proof = Callable[[Ran, Ran], bool]
 
@@ -125,6 +126,23 @@ def image_rows(command: str, given: Words, clip: str) -> list[Row]:
     ]  # fmt: skip
 
 
+def hub_rows(command: str, given: Words) -> list[Row]:
+    """The options of the Hub, which two commands have."""
+    mirrored: Words = {**given, "--hf-dataset": "{repo}"}
+    return [
+        Row(command, "--hf-dataset", "{repo}", "hub.hf_dataset", "{repo}",
+            lambda before, after: not before.mirrored and "README.md" in after.mirrored, given),
+        Row(command, "--hf-prefix", "runs/dev", "hub.hf_prefix", "runs/dev",
+            becomes(lambda run: {f.startswith("runs/dev/") for f in run.mirrored - {"README.md"}},
+                    {False}, {True}), mirrored),
+        Row(command, "--hf-token", "hf_typed", "hub.hf_token", SecretStr("hf_typed"),
+            becomes(lambda run: run.asked_as, {None}, {"Bearer hf_typed"}), mirrored),
+        Row(command, "--upload-every", "1", "hub.upload_every", 1,
+            lambda before, after: before.counts["hub_commits"] == 1 < after.counts["hub_commits"]
+            and before.mirrored == after.mirrored, mirrored),
+    ]  # fmt: skip
+
+
 E_ = "cache-embeddings"
 EMBEDDINGS = [
     Row(E_, "--metadata", "{world}/clips.json", "source.metadata", "{world}/clips.json",
@@ -159,6 +177,7 @@ EMBEDDINGS = [
     Row(E_, "--with-images", None, "with_images", True,
         becomes(lambda run: len(run.images()), 0, 3 * NUM_OTHERS)),
     *image_rows(E_, {"--with-images": None}, "--clip-images"),
+    *hub_rows(E_, {"--chunk-size": "2"}),
 ]  # fmt: skip
 
 I_ = "cache-images"
@@ -167,6 +186,32 @@ IMAGE_FILES = [
         becomes(lambda run: run.counts["images_rendered"], 3 * NUM_OTHERS, 3 * NUM_CLIPS),
         otherwise="{run}/cache"),
     *image_rows(I_, {}, "--clip-values"),
+    *hub_rows(I_, {}),
+    Row(I_, "--include-embeddings", None, "include_embeddings", True,
+        becomes(lambda run: {"manifest.json", "audio_embeddings.pt"} & run.mirrored,
+                set(), {"manifest.json", "audio_embeddings.pt"}), {"--hf-dataset": "{repo}"}),
+]  # fmt: skip
+
+D_ = "download-embeddings"
+
+
+def num_clips(run: Ran) -> int:
+    return run.counts["clips"]
+
+
+DOWNLOADS = [
+    Row(D_, "--cache-dir", "{run}/others", "cache_dir", "{run}/others",
+        becomes(num_clips, NUM_CLIPS, NUM_OTHERS), otherwise="{run}/clips"),
+    Row(D_, "--repo-id", "me/kept", "repo_id", "me/kept",
+        becomes(num_clips, NUM_CLIPS, NUM_OTHERS), otherwise="file://{world}/embeddings"),
+    Row(D_, "--subset", "others", "subset", "others", becomes(num_clips, NUM_CLIPS, NUM_OTHERS)),
+    Row(D_, "--revision", "first", "revision", "first",
+        becomes(num_clips, NUM_OTHERS, NUM_CLIPS), {"--repo-id": "me/kept"}),
+    Row(D_, "--force", None, "force", True,
+        lambda before, after: (before.code, after.code) == (1, 0) and num_clips(after) == NUM_CLIPS,
+        {"--cache-dir": "{run}/held", "--subset": "clips"}),
+    Row(D_, "--print-stats", None, "print_stats", True,
+        becomes(lambda run: "statistics" in run.summary["details"], False, True)),
 ]  # fmt: skip
 
 T_ = "train-projection"
@@ -219,7 +264,9 @@ TRAINING = [
           lambda before, after: np.allclose(
               [np.exp(-run.weights["logit_scale"]) for run in (before, after)], [0.07, 0.5])),
     train("--val-fraction", "0.5", "val_fraction", 0.5,
-          becomes(lambda run: len(run.checkpoint.clips.validation), 1, NUM_CLIPS // 2)),
+          # A clip held out for the smaller share is held out for the larger one.
+          lambda before, after: set(before.checkpoint.clips.validation)
+          < set(after.checkpoint.clips.validation)),
     train("--seed", "14", "seed", 14, lambda before, after: weights_of(before) != weights_of(after)
           and before.checkpoint.clips != after.checkpoint.clips),
     train("--device", "cuda:99", "device", "cuda:99", refused("device", "'cuda:99'")),
@@ -276,4 +323,4 @@ EVALUATION = [
         and logged("logs/eval", "mine")(after)),
 ]  # fmt: skip
 
-TABLE = [*EMBEDDINGS, *IMAGE_FILES, *TRAINING, *EVALUATION]
+TABLE = [*EMBEDDINGS, *IMAGE_FILES, *DOWNLOADS, *TRAINING, *EVALUATION]

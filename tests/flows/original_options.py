@@ -45,24 +45,19 @@ ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
 WEIGHTS = "needs the weights of PaSST"
-HUB = "needs the Hugging Face Hub"
 FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
 
-_HUB_OPTIONS = ("--upload-every", "--hf-dataset", "--hf-prefix", "--hf-token")
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
 
 ABSENT: dict[tuple[str, str], str] = {
     ("cache-embeddings", "--audio-arch"): WEIGHTS,
-    **{("cache-embeddings", option): HUB for option in _HUB_OPTIONS},
-    **{("cache-images", option): HUB for option in (*_HUB_OPTIONS, "--include-embeddings")},
     **{
         ("eval-projection", option): IN_CHECKPOINT
         for option in ORIGINAL["eval-projection"]
         if option in _SAID_BY_CHECKPOINT or option.startswith("--vision-")
     },
     **{("finetune", option): FINE_TUNING for option in ORIGINAL["finetune"]},
-    **{("download-embeddings", option): HUB for option in ORIGINAL["download-embeddings"]},
 }
 """Options that no command takes, and why."""
 
@@ -90,9 +85,20 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "--no-progress": False,
         "--with-images": False,
         "--clip-images": False,
+        "--hf-prefix": "",
         **_IMAGES,
     },
-    "cache-images": {"--clip-values": False, **_IMAGES},
+    "cache-images": {
+        "--clip-values": False,
+        "--hf-prefix": "",
+        "--include-embeddings": False,
+        **_IMAGES,
+    },
+    "download-embeddings": {
+        "--repo-id": "younissk/audio-text-embed-to-images",
+        "--force": False,
+        "--print-stats": False,
+    },
     "train-projection": {
         "--output-dir": "checkpoints",
         "--epochs": 10,

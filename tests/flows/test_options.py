@@ -24,10 +24,14 @@ from e2i.datasets.config import MetadataConfig
 from flows.caching import default_cache_url
 from flows.command_line import COMMANDS
 from flows.command_options import parse_options
+from hub_server import HubServer
 from plain_program import plain_program
 
 # Each command's mandatory words, where it has any.
-MANDATORY = {"cache-images": ["--cache-dir", "x"]}
+MANDATORY = {
+    "cache-images": ["--cache-dir", "x"],
+    "download-embeddings": ["--cache-dir", "x"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         # a name that pytest numbers would hold out others from run to run.
         root = tmp_path_factory.mktemp("world") / "recordings"
         root.mkdir()
-        yield World.made_in(root)
+        with HubServer(root.parent / "hub") as hub, hub.found_by_this_process():
+            yield World.made_in(root, hub)
     torch.set_num_threads(threads)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -106,6 +108,7 @@ class World:
     audio: CountingAudioEncoder = field(default_factory=CountingAudioEncoder)
     text: CountingTextEncoder = field(default_factory=CountingTextEncoder)
     split: str = "development"
+    store_windows: bool = False
 
     def put(self, clip_id: str, content: bytes | None = None, captions: int = 2) -> None:
         """A clip, new or changed; its captions tell its name."""
@@ -135,7 +138,8 @@ class World:
 
     @property
     def sides(self) -> tuple[SideSettings, SideSettings]:
-        return SideSettings.of(self.audio), SideSettings.of(self.text)
+        audio = SideSettings.of(self.audio, store_windows=self.store_windows)
+        return audio, SideSettings.of(self.text)
 
     def plan(self, chunk_size: int = 3, **options) -> CachePlan:
         return plan_cache(
@@ -206,3 +210,32 @@ def new_world(clips: int = 0, folder: Folder | None = None, root: Folder | None 
     for number in range(clips):
         world.put(f"clip {number:03d} #odd%20&.wav")
     return world
+
+
+class KilledError(BaseException):
+    """The process is gone: nothing catches it, and nothing is stored after it."""
+
+
+@contextlib.contextmanager
+def killed_after(changes: int) -> Iterator[None]:
+    """Ends what runs inside before it makes one more change to a store than these."""
+    left = itertools.count(changes, -1)
+    originals = {name: getattr(Folder, name) for name in ("create", "write", "replace", "delete")}
+
+    def mortal(method: Callable[..., object]) -> Callable[..., object]:
+        def call(self: Folder, *arguments: object) -> object:
+            if next(left) <= 0:
+                raise KilledError
+            return method(self, *arguments)
+
+        return call
+
+    for name, method in originals.items():
+        setattr(Folder, name, mortal(method))
+    try:
+        yield
+    except KilledError:
+        pass
+    finally:
+        for name, method in originals.items():
+            setattr(Folder, name, method)

@@ -134,7 +134,7 @@ def test_a_shard_of_another_size_than_recorded_is_named(world: World) -> None:
     with pytest.raises(CacheCorruptError) as caught:
         world.plan()
     assert name in str(caught.value)
-    assert "Delete that file and run" in str(caught.value)
+    assert "Run `e2i cache repair` with" in str(caught.value)
     world.folder.delete(name)
     world.forget()
     world.build()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -137,9 +138,27 @@ def test_everybodys_tools_open_a_shard(tmp_path) -> None:
     assert schema.metadata[b"e2i.fingerprint"] == AUDIO.fingerprint.encode()
 
 
+def test_shards_load_as_a_data_set(tmp_path: Path) -> None:
+    import datasets  # takes two seconds
+
+    rows = example_rows()
+    for number, row in enumerate(rows):
+        (tmp_path / f"shard-{number}.parquet").write_bytes(audio_shard(AUDIO, [row]))
+    loaded = datasets.load_dataset(
+        "parquet",
+        data_files=f"{tmp_path}/shard-*.parquet",
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert loaded["clip_id"] == [row.clip_id for row in rows]
+    found = loaded.with_format("numpy")["embedding"]
+    assert np.array_equal(np.asarray(found), [row.embedding for row in rows])
+    assert loaded.features["embedding"] == datasets.List(datasets.Value("float32"), length=5)
+
+
 @pytest.mark.parametrize("how", ["cut", "empty", "no parquet", "footer"])
 def test_a_damaged_shard_is_named(how: str) -> None:
-    whole = audio_shard(AUDIO, example_rows())
+    whole = bytes(audio_shard(AUDIO, example_rows()))
     data = {
         "cut": whole[:-100],
         "empty": b"",

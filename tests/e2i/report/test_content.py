@@ -168,3 +168,15 @@ def test_models_have_to_be_comparable(make_cache, scored):
     )
     with pytest.raises(CacheError, match=r"the scores are of another cache: got clip"):
         report_content([first], make_cache("other"), PLAIN, config)
+
+
+def test_what_is_not_known_is_left_out_or_named_by_its_id(make_cache, make_content):
+    unknown = make_cache(captions=("",) * 60, duration_s=np.full(30, np.nan))
+    content = make_content(unknown)
+    assert content.breakdowns == ()
+    ids = set(unknown.caption_ids)
+    assert {row.caption for row in content.images} <= ids
+    assert {query.caption for query in (*content.best, *content.worst)} <= ids
+    assert {clip.caption for query in content.best for clip in query.found} <= ids
+    known = make_content(make_cache(duration_s=np.full(30, np.nan)))
+    assert [breakdown.name for breakdown in known.breakdowns] == ["caption length"]

@@ -244,3 +244,11 @@ def test_a_name_stays_in_the_folder(make_content, tmp_path):
     with pytest.raises(ConfigError):
         write_report(Folder(tmp_path / "in"), "../out", make_content())
     assert not (tmp_path / "out.html").exists()
+
+
+def test_groups_that_are_not_known_leave_no_empty_section(make_cache, make_content):
+    unknown = make_cache(captions=("",) * 60, duration_s=np.full(30, np.nan))
+    page = page_of(make_content(unknown))
+    assert all(attrs.get("id") != "groups" for attrs in page.all("section"))
+    assert all(attrs.get("href") != "#groups" for attrs in page.all("a"))
+    assert "nan" not in page.text.lower().split()

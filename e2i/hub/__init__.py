@@ -1,0 +1,1 @@
+"""Caches on the Hugging Face Hub: mirrored to a data set, restored from one."""
