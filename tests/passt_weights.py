@@ -11,18 +11,25 @@ from e2i.encoders.passt_model import expected_shapes
 
 
 def random_weights(architecture: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights that spread what they hear, as trained ones do."""
+    """Weights that spread what they hear, as trained ones do.
+
+    Matrices are views into one run of numbers, so a file of them is small; their shapes and names
+    are the published ones.
+    """
     generator = torch.Generator().manual_seed(seed)
+    numbers = torch.randn(330_000, generator=generator) / 20
     heads = {
         **{"head.0.weight": (768,), "head.0.bias": (768,)},
         **{"head.1.weight": (527, 768), "head.1.bias": (527,)},
         **{"head_dist.weight": (527, 768), "head_dist.bias": (527,)},
     }
     weights = {}
-    for name, shape in (expected_shapes(architecture) | heads).items():
-        values = torch.randn(shape, generator=generator) / 20
-        is_scale = "norm" in name and name.endswith("weight")
-        weights[name] = 1 + 4 * values if is_scale else values
+    for place, (name, shape) in enumerate((expected_shapes(architecture) | heads).items()):
+        if "norm" in name and name.endswith("weight"):
+            weights[name] = 1 + torch.randn(shape, generator=generator) / 5
+        else:
+            strides = [(1, 101, 7, 3)[axis] if size > 1 else 0 for axis, size in enumerate(shape)]
+            weights[name] = numbers.as_strided(shape, strides, 37 * place)
     return weights
 
 

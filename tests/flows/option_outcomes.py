@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.reader import open_cache
+from e2i.encoders.passt_architectures import ARCHITECTURES
 from e2i.heads.build import ProjectionHeads
 from e2i.heads.checkpoint import Checkpoint, load_checkpoint
 from e2i.images.png import decode_png
 from e2i.retrieval.similarity import CosineSimilarity
 from e2i.storage import Folder
 from hub_server import HubServer
+from passt_weights import save_weights
 from plain_program import Said, e2i
 from tiny_models import make_roberta
 
@@ -34,6 +36,9 @@ Words = Mapping[str, str | None]
 
 RATE = 8_000
 NUM_CLIPS, NUM_OTHERS = 12, 5
+PUBLISHED = ("passt_s_kd_p16_128_ap486", "passt_l_kd_p16_128_ap47")
+"""Architectures whose published weights lie in `{world}/weights`, with random numbers in them."""
+
 CHECKPOINT_NAME = "projection_heads.safetensors"
 # Raw embeddings exceed [-1, 1], so that clamping shows.
 EMBED: Words = {
@@ -162,6 +167,10 @@ class World:
         drawn = {"--images-dir": "drawn", "--image-size": "native"}
         cache = {"--cache-dir": f"{root}/embeddings/clips"}
         world.made("cache-images", {**cache, **drawn})
+        (root / "weights").mkdir()
+        for name in PUBLISHED:
+            architecture = ARCHITECTURES[name]
+            save_weights(root / "weights" / architecture.published.name, architecture)
         for seed, folder in (("13", "checkpoints"), ("14", "checkpoints/other")):
             changes = {"--seed": seed, "--output-dir": f"{root}/{folder}"}
             world.made("train-projection", {**TRAIN, **changes})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from option_outcomes import NUM_CLIPS, NUM_OTHERS, Ran, Words
+from option_outcomes import NUM_CLIPS, NUM_OTHERS, PUBLISHED, Ran, Words
 from pydantic import SecretStr
 
 Proof = Callable[[Ran, Ran], bool]
@@ -67,6 +68,11 @@ def audio_of(run: Ran) -> bytes:
 
 def text_of(run: Ran) -> bytes:
     return run.cache.text.tobytes()
+
+
+def arch_of(run: Ran) -> object:
+    header = json.loads((run.folder / "cache" / "cache.json").read_text())
+    return header["audio"]["settings"]["audio_arch"]
 
 
 def weights_of(run: Ran) -> dict[str, bytes]:
@@ -155,6 +161,11 @@ EMBEDDINGS = [
         lambda before, after: before.cache.text.shape == after.cache.text.shape
         and text_of(before) != text_of(after),
         given={"--text-encoder": "hf", "--device": "cpu"}, otherwise="{world}/another roberta"),
+    Row(E_, "--audio-arch", "passt_l_kd_p16_128_ap47", "encoders.audio_arch",
+        "passt_l_kd_p16_128_ap47",
+        lambda before, after: (arch_of(before), arch_of(after)) == tuple(PUBLISHED)
+        and audio_of(before) != audio_of(after),
+        {"--audio-encoder": "passt", "--weights-dir": "{world}/weights"}, otherwise=PUBLISHED[0]),
     # Neither changes an embedding, and the encoders without weights take no heed of them.
     Row(E_, "--batch-size", "1", "encoders.batch_size", 1,
         lambda before, after: audio_of(before) == audio_of(after), neutral=True),

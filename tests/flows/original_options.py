@@ -44,14 +44,12 @@ _ORIGINAL = {
 ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
-WEIGHTS = "needs the weights of PaSST"
 FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
 
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
 
 ABSENT: dict[tuple[str, str], str] = {
-    ("cache-embeddings", "--audio-arch"): WEIGHTS,
     **{
         ("eval-projection", option): IN_CHECKPOINT
         for option in ORIGINAL["eval-projection"]

@@ -125,7 +125,7 @@ def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
 def test_weights_in_a_store_are_copied_once_a_version(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"{s3_server.url}/weights-{tmp_path.parent.name}-{tmp_path.name}"
+    url = f"{s3_server.url}/own-weights"
     folder = Folder(url, s3_server.storage_options)
     folder.write("own.pt", CONTENT)
     for name, value in s3_server.environment.items():
