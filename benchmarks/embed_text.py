@@ -188,7 +188,7 @@ def operations(encoder: HfTextEncoder, captions: list[str], layers: int, width: 
     return float(sum(layers * (24 * width**2 * n + 4 * width * n**2) for n in lengths))
 
 
-def report(
+def report(  # noqa: PLR0917
     options: argparse.Namespace,
     source: str,
     captions: list[str],

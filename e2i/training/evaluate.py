@@ -147,6 +147,7 @@ def evaluate_checkpoint(
         caption_ids=scored.caption_ids,
         captions=scored.captions,
         notes=(
+            *_without_checkpoint(checkpoint),
             *_notes(cache, retrieval, chosen.part, seen=seen),
             *_extra_notes(extras),
             *notes,
@@ -262,6 +263,16 @@ def _require_equal_dims(cache: CachedEmbeddings) -> None:
             "Give --checkpoint."
         )
         raise CheckpointError(message)
+
+
+def _without_checkpoint(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """What has to be known where nothing was trained."""
+    if checkpoint is not None:
+        return ()
+    return (
+        "Zero-shot: the embeddings themselves are compared, without projection heads. That tells "
+        "something only where both encoders are of one space, as clap's are.",
+    )
 
 
 def _notes(
