@@ -84,6 +84,7 @@ def plain_program() -> Iterator[None]:
         patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
         patch.setattr(tasks.rendering, "sheet_artifact", lambda *_: None)
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
+        patch.setattr(tasks.embedding, "claim", lambda *_: True)
         patch.setattr(
             flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
         )

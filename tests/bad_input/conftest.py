@@ -62,6 +62,7 @@ def _plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
         patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
+        patch.setattr(tasks.embedding, "claim", lambda *_: True)
         patch.setattr(
             flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
         )
