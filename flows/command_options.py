@@ -30,6 +30,17 @@ _LOCATIONS = frozenset(
         "audio_root",
         "data_root",
         "checksums",
+        "exclude_ids",
+        "vision_backbone_weights",
+        "ensemble",
+        "qb_norm_cache",
+        "distractors",
+        "relevance",
+        "reports_dir",
+        "predictions",
+        "embeddings_out",
+        "first",
+        "second",
     }
 )
 
@@ -41,6 +52,7 @@ _PATTERNS = {
     "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
     "128 characters",
     "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
+    "vision_backbone": "a name of timm, as resnet18 or vit_tiny_patch16_224.augreg_in21k",
     "wandb_project": "1 to 128 characters without / \\ # ? % :",
 }
 """What the patterns of options mean, by field."""
@@ -174,7 +186,16 @@ def _resolved(parameters: Configuration) -> Configuration:
         value = getattr(parameters, name)
         if isinstance(value, Configuration):
             changes[name] = _resolved(value)
-        elif name in _LOCATIONS and isinstance(value, str) and value and not _URL.match(value):
+        elif name in _LOCATIONS and isinstance(value, tuple):
+            changes[name] = tuple(_absolute(item) for item in value)
+        elif name in _LOCATIONS and isinstance(value, str):
             is_none = name == "checkpoint" and value == "none"
-            changes[name] = value if is_none else str(Path(value).expanduser().absolute())
+            changes[name] = value if is_none else _absolute(value)
     return parameters.model_copy(update=changes)
+
+
+def _absolute(location: str) -> str:
+    """A local path as seen from the root; a URL, or nothing, as it is."""
+    if not location or _URL.match(location):
+        return location
+    return str(Path(location).expanduser().absolute())

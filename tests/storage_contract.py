@@ -137,10 +137,12 @@ class StorageContract(ReadingContract):
 
     names_that_the_server_changes: frozenset[str] = frozenset()
 
-    def test_what_is_written_is_read(self, folder):
-        folder.write("a/b.bin", b"one")
+    @pytest.mark.parametrize("durable", [True, False])
+    def test_what_is_written_is_read(self, folder, durable):
+        folder.write("a/b.bin", b"one", durable=durable)
         assert folder.read("a/b.bin") == b"one"
-        folder.write("a/b.bin", b"two, longer")
+        folder.write("a/b.bin", b"two, longer", durable=durable)
+        folder.flush()
         assert folder.read("a/b.bin") == b"two, longer"
         assert folder.read_versioned("a/b.bin")[0] == b"two, longer"
 
@@ -156,6 +158,15 @@ class StorageContract(ReadingContract):
             assert fresh.files() == []
 
         check()
+
+    def test_many_are_asked_for_at_once(self, folder):
+        folder.write("a/b", b"1")
+        folder.write("c #?%", b"22")
+        found = folder.infos(["a/b", "c #?%", "a", "a/b/c", "missing"])
+        assert found == {name: folder.info(name) for name in ("a/b", "c #?%")}
+        for name in ("", "..", "/a", "a/../b", "a\0b"):
+            with pytest.raises(ConfigError, match="not a name in a folder"):
+                folder.infos(["a/b", name])
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_odd_names_mean_their_characters(self, folder, name):

@@ -36,6 +36,7 @@ class EncodersConfig(Configuration):
         "passt_30sec",
         "passt_u600_f128_p16_s16_ap_460",
         "passt_b_f128_p16_s16_ap_459",
+        "passt_deit_bd_p16_384",
     ] = Field(
         "passt_s_swa_p16_128_ap476",
         description="passt: architecture, with its own strides, length of input and windows. Part "

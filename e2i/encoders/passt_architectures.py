@@ -4,8 +4,9 @@ Conventions: audio is at 32 kHz; a frame is one column of the mel spectrogram. N
 lengths are those that hear21passt 0.0.26 loads its models with; windows and their hop are those of
 its loaders (`base`, `base20sec`, `base30sec`, `hop100base`, `hop160base`). Nothing needs torch.
 
-The sha256 of published weights is stated where several public records agree on it; the others are
-taken as they come, and their digest is in the fingerprint all the same.
+The sha256 of published weights is stated where several public records agree on it, or where the
+file's name begins it; the others are taken as they come, and their digest is in the fingerprint all
+the same.
 
 Source: K. Koutini et al., "Efficient training of audio transformers with Patchout", Interspeech
 2022; https://github.com/kkoutini/passt_hear21.
@@ -38,6 +39,7 @@ class Architecture:
         depth: number of transformer blocks.
         window_s: longest input, in seconds.
         hop_s: from window to window of a longer clip, in seconds.
+        of_images: whether the published weights are a model's of images, to be adapted.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Architecture:
     depth: int = 12
     window_s: float = 10.0
     hop_s: float = 2.5
+    of_images: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -139,6 +142,15 @@ ARCHITECTURES: dict[str, Architecture] = {
             "passt_b_f128_p16_s16_ap_459",
             _file("v.0.0.7-audioset/passt-b-f128-p16-s16-ap.459.pt"),
             stride=16,
+        ),
+        # What PaSST was trained from: it has seen images only.
+        Architecture(
+            "passt_deit_bd_p16_384",
+            PublishedFile(
+                "https://dl.fbaipublicfiles.com/deit/deit_base_distilled_patch16_384-d0272ac0.pth",
+                "d0272ac0",
+            ),
+            of_images=True,
         ),
     )
 }

@@ -21,6 +21,7 @@ Source: K. Koutini et al., "Efficient training of audio transformers with Patcho
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -255,17 +256,42 @@ def read_weights(path: Path, architecture: Architecture, name: str) -> dict[str,
     ):
         raise _unfit(name, f"a {type(state).__name__} that is no state dict", architecture)
     weights = {key: value for key, value in state.items() if not key.startswith(_IGNORED)}
+    if architecture.of_images:
+        weights = _adapted(weights, architecture)
     faults = _faults(weights, expected_shapes(architecture))
     if faults:
         more = f" and {len(faults) - 1:,} more" if len(faults) > 1 else ""
         fitting = [
             other.name
             for other in ARCHITECTURES.values()
-            if not _faults(weights, expected_shapes(other))
+            if not other.of_images and not _faults(weights, expected_shapes(other))
         ]
         step = f"Use --audio-arch {fitting[0]}." if fitting else ""
         raise _unfit(name, faults[0] + more, architecture, step)
     return weights
+
+
+def _adapted(weights: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Weights of a DeiT of images as hear21passt adapts them; others as they are.
+
+    The three colors' filters are added up, and its square of position codes is stretched to the
+    grid of patches and averaged over either axis.
+    """
+    adapted = dict(weights)
+    codes, filters = adapted.get("pos_embed"), adapted.get("patch_embed.proj.weight")
+    if codes is None or codes.ndim != 3 or filters is None or filters.ndim != 4:
+        return adapted
+    side = math.isqrt(max(0, codes.shape[1] - 2))
+    if codes.shape != (1, 2 + side * side, DIM) or not side:
+        return adapted
+    del adapted["pos_embed"]
+    square = codes[:, 2:].float().reshape(1, side, side, DIM).permute(0, 3, 1, 2)
+    grid = functional.interpolate(square, size=architecture.grid, mode="bicubic")
+    adapted["patch_embed.proj.weight"] = filters.float().sum(1, keepdim=True)
+    adapted["new_pos_embed"] = codes[:, :2].float()
+    adapted["freq_new_pos_embed"] = grid.mean(3, keepdim=True)
+    adapted["time_new_pos_embed"] = grid.mean(2, keepdim=True)
+    return adapted
 
 
 def _load(path: Path, name: str) -> object:
@@ -300,7 +326,9 @@ def _faults(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
     return faults + [f"{key}, which is not known" for key in weights if key not in shapes]
 
 
-def _unfit(name: str, got: str, architecture: Architecture, step: str = "") -> Exception:
+def _unfit(
+    name: str, got: str, architecture: Architecture, step: str = ""
+) -> EncoderUnavailableError:
     return EncoderUnavailableError(
         f"the weights do not fit the architecture: got {got} in {name}, expected the weights of "
         f"{architecture.name}. {step or 'Correct --audio-weights or --audio-arch.'}"

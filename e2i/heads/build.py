@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from e2i.heads.backbone import BackboneHead, BackboneWeights
 from e2i.heads.cnn import CNNHead
-from e2i.heads.config import HeadsConfig
-from e2i.heads.mlp import MLPHead
+from e2i.heads.config import HeadsConfig, InputType
+from e2i.heads.mlp import LinearHead, MLPHead
+
+Head = LinearHead | MLPHead | CNNHead | BackboneHead
 
 MAX_LOGIT_SCALE = math.log(100.0)
 """A learned logit scale is clamped to [0, log 100]. Source: Radford et al. 2021, section 2.5."""
@@ -36,9 +39,7 @@ class ProjectionHeads(nn.Module):
 
     logit_scale: Tensor
 
-    def __init__(
-        self, audio: MLPHead | CNNHead, text: MLPHead, temperature: float, *, learn: bool
-    ) -> None:
+    def __init__(self, audio: Head, text: Head, temperature: float, *, learn: bool) -> None:
         """Join two heads; `logit_scale` is log(1/temperature), a parameter where it is learned."""
         super().__init__()
         self.audio = audio
@@ -53,15 +54,15 @@ class ProjectionHeads(nn.Module):
         """To L2-normalized (B, P); dropout and statistics of the batch only with a generator.
 
         Args:
-            audio: embeddings (B, D_audio), or for a CNN also their pseudo-images, uint8
+            audio: embeddings (B, D_audio), or for a vision head also their pseudo-images, uint8
                 (B, 3, S, S).
             generator: given in training alone.
         """
-        return functional.normalize(self.audio(audio, generator), dim=-1)
+        return functional.normalize(self.audio(audio, generator).float(), dim=-1)
 
     def project_text(self, text: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, D_text) to L2-normalized (B, P); dropout only where a generator is given."""
-        return functional.normalize(self.text(text, generator), dim=-1)
+        return functional.normalize(self.text(text, generator).float(), dim=-1)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
@@ -79,10 +80,19 @@ def unset_heads(
     learn_temperature: bool = False,
 ) -> ProjectionHeads:
     """Heads of the right shapes without values, as `build_heads` makes them, on a device."""
-    kind = CNNHead if config.input_type == "vision" else MLPHead
-    audio = kind(config, audio_dim, device)
-    text = MLPHead(config, text_dim, device)
+    audio = _unset_head(config, config.input_type, audio_dim, device)
+    text = _unset_head(config, config.text_input_type, text_dim, device)
     return ProjectionHeads(audio, text, temperature, learn=learn_temperature)
+
+
+def _unset_head(
+    config: HeadsConfig, input_type: InputType, in_dim: int, device: torch.device
+) -> Head:
+    if input_type == "vision":
+        vision = BackboneHead if config.vision_backbone else CNNHead
+        return vision(config, in_dim, device)
+    plain = LinearHead if config.head_type == "linear" else MLPHead
+    return plain(config, in_dim, device)
 
 
 def build_heads(
@@ -93,6 +103,7 @@ def build_heads(
     seed: int,
     temperature: float = 0.07,
     learn_temperature: bool = False,
+    backbone: BackboneWeights | None = None,
 ) -> ProjectionHeads:
     """Untrained heads, on the CPU, the same for the same seed.
 
@@ -103,6 +114,11 @@ def build_heads(
         seed: of the weights. The global random state is neither read nor changed.
         temperature: of the softmax, before training.
         learn_temperature: whether `logit_scale` is a parameter.
+        backbone: weights to start from; random ones without.
+
+    Raises:
+        ConfigError: the backbone does not exist, or takes no images of this size.
+        CheckpointError: the weights are not those of the backbone.
     """
     heads = unset_heads(
         config,
@@ -114,4 +130,7 @@ def build_heads(
     )
     heads.audio.reset(seeded_generator(seed, "audio head"))
     heads.text.reset(seeded_generator(seed, "text head"))
+    for head in (heads.audio, heads.text):
+        if backbone is not None and isinstance(head, BackboneHead):
+            head.load_backbone(backbone.tensors, backbone.source)
     return heads

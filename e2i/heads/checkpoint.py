@@ -25,6 +25,7 @@ from e2i.configuration import Configuration
 from e2i.errors import (
     CheckpointError,
     CheckpointNotFoundError,
+    ConfigError,
     StorageError,
     StorageNotFoundError,
 )
@@ -107,9 +108,13 @@ class Checkpoint:
         """
         target = device or torch.device("cpu")
         copies = {name: tensor.to(target, copy=True) for name, tensor in self.weights.items()}
-        heads = _empty_heads(self.record)
+        # A backbone computes with constants of its own, which no file holds: it is made in full.
+        in_full = bool(self.record.heads.vision_backbone)
+        heads = _empty_heads(self.record, torch.device("cpu" if in_full else "meta"))
         _check_weights(heads, copies)
         heads.load_state_dict(copies, assign=True)
+        if in_full:
+            heads.to(target)
         return heads.requires_grad_(requires_grad=False)
 
 
@@ -201,8 +206,8 @@ def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
     )
     weights = {key: tensor for key, tensor in tensors.items() if not key.startswith("clips.")}
     try:
-        _check_weights(_empty_heads(record), weights)
-    except CheckpointError as error:
+        _check_weights(_empty_heads(record, torch.device("meta")), weights)
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{where}: {error}") from error
     return Checkpoint(record, weights, clips)
 
@@ -264,13 +269,13 @@ def _digests(tensors: Mapping[str, Tensor], role: str, where: str) -> frozenset[
     return frozenset(flat[i : i + DIGEST_BYTES] for i in range(0, len(flat), DIGEST_BYTES))
 
 
-def _empty_heads(record: CheckpointRecord) -> ProjectionHeads:
-    """Heads of the right shapes, without memory for values, whatever sizes the file claims."""
+def _empty_heads(record: CheckpointRecord, device: torch.device) -> ProjectionHeads:
+    """Heads of the right shapes; on "meta" without memory, whatever sizes the file claims."""
     return unset_heads(
         record.heads,
         record.audio_dim,
         record.text_dim,
-        torch.device("meta"),
+        device,
         temperature=record.training.temperature,
         learn_temperature=record.training.learn_temperature,
     )
@@ -278,7 +283,8 @@ def _empty_heads(record: CheckpointRecord) -> ProjectionHeads:
 
 def _check_weights(heads: ProjectionHeads, weights: Mapping[str, Tensor]) -> None:
     """Names, shapes and values of the tensors against the configuration."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in heads.state_dict().items()}
+    made = heads.state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in made.items()}
     for name in sorted(wanted.keys() | weights.keys()):
         tensor = weights.get(name)
         got = None if tensor is None else tuple(tensor.shape)
@@ -288,9 +294,11 @@ def _check_weights(heads: ProjectionHeads, weights: Mapping[str, Tensor]) -> Non
                 f"{got or 'none'}, expected {wanted.get(name) or 'none'}. Train again."
             )
             raise CheckpointError(message)
-        if tensor is None or tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+        kind = made[name].dtype  # float32, but for a backbone's counters
+        if tensor is None or tensor.dtype != kind or not bool(tensor.isfinite().all()):
             message = (
                 f"the checkpoint's weights cannot be computed with: got {name} with other than "
-                "finite float32 values, expected those alone. Train again."
+                f"finite {str(kind).removeprefix('torch.')} values, expected those alone. Train "
+                "again."
             )
             raise CheckpointError(message)

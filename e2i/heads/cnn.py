@@ -1,10 +1,11 @@
-"""The CNN head: pseudo-images of clips to projections.
+"""The CNN head: pseudo-images to projections.
 
 Decides: four stages of two 3x3 convolutions, each with batch normalization and GELU, and a 2x2
 maximum behind each stage; a fifth stage without one; the mean over what is left of the image; an
 MLP. Each stage has twice the channels of the one before. The 2x2 maximum rounds sides up, so that
 no cell is lost at an odd side and a side of 1 stays 1: any image will do, and sides that are
-multiples of 16 come out as with plain pooling.
+multiples of 16 come out as with plain pooling. Without the mean, the MLP is given all that is left,
+place by place; maxima that would leave less than 4 x 4 of it are then not taken.
 
 Batch normalization uses the statistics of the batch where a generator is given (training), and its
 running statistics, which belong to the weights, elsewhere: there a projection depends on its own
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ from e2i.heads.mlp import MLPHead
 from e2i.images.fold import NUM_CHANNELS, encode_tensor, image_side
 
 NUM_POOLINGS = 4
+_SMALLEST_KEPT = 4
 _LEVELS = 255.0
 _MOMENTUM = 0.1
 _EPSILON = 1e-5
@@ -87,12 +90,12 @@ class UnsetBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty((channels,), device=device))
         self.register_buffer("mean", torch.empty((channels,), device=device))
         self.register_buffer("variance", torch.empty((channels,), device=device))
-        self._batches = 0
+        self.batches_seen = 0
 
     @torch.no_grad()
     def reset(self) -> None:
         """Weight and variance 1, bias and mean 0, no batch seen."""
-        self._batches = 0
+        self.batches_seen = 0
         for one in (self.weight, self.variance):
             one.fill_(1.0)
         for zero in (self.bias, self.mean):
@@ -101,7 +104,7 @@ class UnsetBatchNorm(nn.Module):
     def forward(self, inputs: Tensor, *, training: bool) -> Tensor:
         """(B, K, S, S) likewise; in training the running statistics move too."""
         by_batch = training and inputs.numel() > inputs.shape[1]
-        self._batches += by_batch
+        self.batches_seen += by_batch
         return functional.batch_norm(
             inputs,
             self.mean,
@@ -109,7 +112,7 @@ class UnsetBatchNorm(nn.Module):
             self.weight,
             self.bias,
             training=by_batch,
-            momentum=max(_MOMENTUM, 1.0 / max(self._batches, 1)),
+            momentum=max(_MOMENTUM, 1.0 / max(self.batches_seen, 1)),
             eps=_EPSILON,
         )
 
@@ -138,34 +141,34 @@ class Stage(nn.Module):
         return functional.gelu(self.second_norm(self.second(hidden), training=training))
 
 
-class CNNHead(nn.Module):
-    """Pseudo-image (B, 3, S, S) to projection (B, P), not yet normalized."""
+class ImageHead(nn.Module, ABC):
+    """What vision heads share: pseudo-image (B, 3, S, S) to features, MLP, projection (B, P).
+
+    Attributes:
+        side: S, in pixels.
+    """
 
     mean: Tensor
     deviation: Tensor
+    mlp: MLPHead
 
     def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
-        """Make a head without values for embeddings of `in_dim` values."""
+        """Make room for statistics of the pixels; heads for embeddings of `in_dim` values."""
         super().__init__()
         self._config = config
-        self._side = image_side(in_dim, config.images())
-        widths = [config.vision_base_channels * 2**stage for stage in range(NUM_POOLINGS + 1)]
-        self.stages = nn.ModuleList(
-            Stage(before, after, device)
-            for before, after in zip([NUM_CHANNELS, *widths], widths, strict=False)
-        )
-        behind = {"hidden_dim": config.vision_hidden_dim, "standardize_input": False}
-        self.mlp = MLPHead(config.model_copy(update=behind), widths[-1], device)
+        self.side = image_side(in_dim, config.images())
         if config.standardize_input:
-            pixels = (NUM_CHANNELS, self._side, self._side)
+            pixels = (NUM_CHANNELS, self.side, self.side)
             self.register_buffer("mean", torch.empty(pixels, device=device))
             self.register_buffer("deviation", torch.empty(pixels, device=device))
 
+    @abstractmethod
+    def features(self, pixels: Tensor, *, training: bool) -> Tensor:
+        """What a head sees in pixels, float32 (B, 3, S, S): (B, F)."""
+
     @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> CNNHead:
+    def reset(self, generator: torch.Generator) -> ImageHead:
         """Draw fresh weights from `generator`, on its device; returns the head itself."""
-        for stage in self.stages:
-            stage.reset(generator)  # type: ignore[operator]
         self.mlp.reset(generator)
         if self._config.standardize_input:
             self.mean.fill_(_LEVELS / 2)
@@ -210,7 +213,7 @@ class CNNHead(nn.Module):
         """
         if generator is not None:
             return self._project(self._pixels(inputs), generator)
-        widest = 4 * self._config.vision_base_channels * self._side**2
+        widest = 4 * self._config.vision_base_channels * self.side**2
         rows = max(1, _ACTIVATION_BYTES // widest)
         with _plain_float32(inputs.device):
             parts = [self._project(self._pixels(part), None) for part in torch.split(inputs, rows)]
@@ -225,12 +228,53 @@ class CNNHead(nn.Module):
             hidden = (hidden - self.mean) / self.deviation
         else:  # to [-1, 1], as mean and deviation stand before they are fitted
             hidden = (hidden - _LEVELS / 2) / (_LEVELS / 2)
-        for index, stage in enumerate(self.stages):
-            hidden = stage(hidden, training=generator is not None)
-            if index < NUM_POOLINGS:
-                hidden = functional.max_pool2d(hidden, 2, ceil_mode=True)
-        projection: Tensor = self.mlp(hidden.mean(dim=(2, 3)), generator)
+        features = self.features(hidden, training=generator is not None)
+        projection: Tensor = self.mlp(features, generator)
         return projection
+
+
+def mlp_behind(config: HeadsConfig, num_features: int, device: torch.device) -> MLPHead:
+    """The MLP from a vision head's features to its projection."""
+    behind = {"hidden_dim": config.vision_hidden_dim, "standardize_input": False}
+    return MLPHead(config.model_copy(update=behind), num_features, device)
+
+
+class CNNHead(ImageHead):
+    """Pseudo-image (B, 3, S, S) to projection (B, P), not yet normalized."""
+
+    def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
+        """Make a head without values for embeddings of `in_dim` values."""
+        super().__init__(config, in_dim, device)
+        widths = [config.vision_base_channels * 2**stage for stage in range(NUM_POOLINGS + 1)]
+        self.stages = nn.ModuleList(
+            Stage(before, after, device)
+            for before, after in zip([NUM_CHANNELS, *widths], widths, strict=False)
+        )
+        self._keeps_places = config.vision_pooling == "none"
+        self._poolings, left = 0, self.side
+        while self._poolings < NUM_POOLINGS and not (
+            self._keeps_places and -(-left // 2) < _SMALLEST_KEPT
+        ):
+            self._poolings, left = self._poolings + 1, -(-left // 2)
+        cells = left**2 if self._keeps_places else 1
+        self.mlp = mlp_behind(config, widths[-1] * cells, device)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> CNNHead:
+        """Draw fresh weights from `generator`, on its device; returns the head itself."""
+        for stage in self.stages:
+            stage.reset(generator)  # type: ignore[operator]
+        super().reset(generator)
+        return self
+
+    def features(self, pixels: Tensor, *, training: bool) -> Tensor:
+        """(B, 3, S, S) to (B, F): a mean a channel, or each of its cells."""
+        hidden = pixels
+        for index, stage in enumerate(self.stages):
+            hidden = stage(hidden, training=training)
+            if index < self._poolings:
+                hidden = functional.max_pool2d(hidden, 2, ceil_mode=True)
+        return hidden.flatten(1) if self._keeps_places else hidden.mean(dim=(2, 3))
 
 
 def _plain_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:

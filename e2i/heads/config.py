@@ -5,15 +5,15 @@ Conventions: options of the CNN carry `vision_` in their names, as on the comman
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from e2i.configuration import Configuration
 from e2i.images.config import ImageChannelMode, ImageMode, ImagesConfig, ImageSize
 
 InputType = Literal["embedding", "vision"]
-"""What the audio head sees: the embedding, or the pseudo-image folded from it."""
+"""What a head sees: the embedding, or the pseudo-image folded from it."""
 
 VisionImageSource = Literal["auto", "generated", "disk"]
 """Where pseudo-images come from; it changes no pixel."""
@@ -22,12 +22,22 @@ _AUDIO_FOLDER = "/audio"
 
 
 class HeadsConfig(Configuration):
-    """An audio head, MLP or CNN, and a text head, always an MLP."""
+    """An audio head and a text head: linear or MLP on embeddings, vision on pseudo-images."""
 
     input_type: InputType = Field(
         "embedding",
-        description="'embedding': MLP on either side; 'vision': CNN on the pseudo-images of the "
-        "audio side, MLP on the text side.",
+        description="What the audio head sees: 'embedding', or 'vision': the pseudo-images of the "
+        "embeddings.",
+    )
+    text_input_type: InputType = Field(
+        "embedding",
+        description="What the text head sees, likewise; pseudo-images of captions are always "
+        "generated.",
+    )
+    head_type: Literal["mlp", "linear"] = Field(
+        "mlp",
+        description="What projects embeddings: an MLP with one hidden layer, or a single linear "
+        "layer.",
     )
     hidden_dim: int = Field(
         512, ge=1, le=65_536, description="Width of the hidden layer of the MLPs."
@@ -36,7 +46,7 @@ class HeadsConfig(Configuration):
         256, ge=1, le=65_536, description="Length of a projection, in the space both sides share."
     )
     activation: Literal["relu", "gelu"] = Field(
-        "relu", description="Nonlinearity between the two linear layers."
+        "relu", description="Nonlinearity between the two layers of an MLP."
     )
     dropout: float = Field(
         0.1, ge=0.0, lt=1.0, description="Share of hidden units dropped in training."
@@ -54,6 +64,23 @@ class HeadsConfig(Configuration):
     )
     vision_hidden_dim: int = Field(
         512, ge=1, le=65_536, description="Width of the hidden layer behind the CNN."
+    )
+    vision_pooling: Literal["average", "none"] = Field(
+        "average",
+        description="What becomes of the CNN's last maps: their averages, or all their cells, so "
+        "that it matters where something stands; maps are then not reduced below 4 x 4.",
+    )
+    vision_backbone: str = Field(
+        "",
+        max_length=100,
+        pattern=r"^([a-z0-9_]+(\.[A-Za-z0-9_]+)?)?$",
+        description="Name of a timm model to take in place of the CNN, such as resnet18; its "
+        "weights are random unless --vision-backbone-weights names some. Nothing is downloaded.",
+    )
+    vision_backbone_weights: str = Field(
+        "",
+        description="File or URL of weights for the backbone: safetensors, or a PyTorch file of "
+        "tensors alone.",
     )
     vision_image_source: VisionImageSource = Field(
         "auto",
@@ -83,6 +110,17 @@ class HeadsConfig(Configuration):
     vision_clip_images: bool = Field(
         False, description="Clamp embeddings to [-1, 1] before they are scaled to pixels."
     )
+
+    @model_validator(mode="after")
+    def _weights_have_their_backbone(self) -> Self:
+        if self.vision_backbone_weights and not self.vision_backbone:
+            message = (
+                "weights without their backbone: got vision_backbone_weights "
+                f"{self.vision_backbone_weights!r} and no vision_backbone, expected both. Name the "
+                "timm model that they are of."
+            )
+            raise ValueError(message)
+        return self
 
     @field_validator("vision_image_dir")
     @classmethod

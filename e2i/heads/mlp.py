@@ -1,4 +1,4 @@
-"""The MLP head: Linear(D, hidden), activation, dropout, Linear(hidden, P).
+"""Heads on embeddings. MLP: Linear(D, hidden), activation, dropout, Linear(hidden, P); or linear.
 
 Decides: all randomness comes from a generator that the caller passes. Neither making a head nor
 running it touches the global random state, so runs in threads of one process cannot disturb one
@@ -49,32 +49,23 @@ class UnsetLinear(nn.Module):
         return functional.linear(inputs, self.weight, self.bias)
 
 
-class MLPHead(nn.Module):
-    """Embedding (B, D) to projection (B, P), not yet normalized.
-
-    Source: the heads of the original e2i and of CLIP-style projection on frozen encoders.
-    """
+class EmbeddingHead(nn.Module):
+    """What heads on embeddings share: standardizing them by the statistics of training."""
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
-        """Make a head without values: `reset` or a state dict gives them."""
+        """Make room for the statistics, where they are asked for."""
         super().__init__()
-        self.hidden = UnsetLinear(in_dim, config.hidden_dim, device)
-        self.out = UnsetLinear(config.hidden_dim, config.out_dim, device)
-        self._gelu = config.activation == "gelu"
-        self._dropout = config.dropout
         self._standardize = config.standardize_input
         if config.standardize_input:
             self.register_buffer("mean", torch.empty((in_dim,), device=device))
             self.register_buffer("deviation", torch.empty((in_dim,), device=device))
 
     @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> MLPHead:
-        """Draw fresh weights from `generator`, on its device; returns the head itself."""
-        self.hidden.reset(generator)
-        self.out.reset(generator)
+    def reset(self, generator: torch.Generator) -> EmbeddingHead:  # noqa: ARG002 - of heads
+        """Mean 0 and deviation 1; heads draw fresh weights from `generator`, on its device."""
         if self._standardize:
             self.mean.zero_()
             self.deviation.fill_(1.0)
@@ -93,11 +84,55 @@ class MLPHead(nn.Module):
         self.mean.copy_(values.mean(dim=0))
         self.deviation.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
 
+    def standardized(self, embeddings: Tensor) -> Tensor:
+        """(B, D) likewise."""
+        return (embeddings - self.mean) / self.deviation if self._standardize else embeddings
+
+
+class LinearHead(EmbeddingHead):
+    """Embedding (B, D) to projection (B, P) by one linear layer, not yet normalized."""
+
+    def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
+        """Make a head without values: `reset` or a state dict gives them."""
+        super().__init__(config, in_dim, device)
+        self.out = UnsetLinear(in_dim, config.out_dim, device)
+
+    def reset(self, generator: torch.Generator) -> LinearHead:
+        """Draw fresh weights from `generator`, on its device; returns the head itself."""
+        self.out.reset(generator)
+        super().reset(generator)
+        return self
+
+    def forward(self, embeddings: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002 - of heads
+        """(B, D) to (B, P); it has nothing to drop."""
+        projection: Tensor = self.out(self.standardized(embeddings))
+        return projection
+
+
+class MLPHead(EmbeddingHead):
+    """Embedding (B, D) to projection (B, P), not yet normalized.
+
+    Source: the heads of the original e2i and of CLIP-style projection on frozen encoders.
+    """
+
+    def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
+        """Make a head without values: `reset` or a state dict gives them."""
+        super().__init__(config, in_dim, device)
+        self.hidden = UnsetLinear(in_dim, config.hidden_dim, device)
+        self.out = UnsetLinear(config.hidden_dim, config.out_dim, device)
+        self._gelu = config.activation == "gelu"
+        self._dropout = config.dropout
+
+    def reset(self, generator: torch.Generator) -> MLPHead:
+        """Draw fresh weights from `generator`, on its device; returns the head itself."""
+        self.hidden.reset(generator)
+        self.out.reset(generator)
+        super().reset(generator)
+        return self
+
     def forward(self, embeddings: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, D) to (B, P); dropout only where a generator is given."""
-        if self._standardize:
-            embeddings = (embeddings - self.mean) / self.deviation
-        hidden = self.hidden(embeddings)
+        hidden = self.hidden(self.standardized(embeddings))
         hidden = functional.gelu(hidden) if self._gelu else functional.relu(hidden)
         if generator is not None and self._dropout > 0:
             hidden = dropped_out(hidden, self._dropout, generator)

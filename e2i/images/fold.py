@@ -144,7 +144,7 @@ def decode_images(images: EncodedImages) -> NDArray[np.float32]:
     native = native_side(images.dim, images.image_channel_mode)
     size = _check_decodable(images, native)
     # The first pixel that shows each cell: the source indices are sorted and leave no cell out.
-    first = np.searchsorted(_source_indices(native, size, "nearest"), np.arange(native))
+    first = np.searchsorted(source_cells(native, size, "nearest"), np.arange(native))
     planes = 1 if images.image_channel_mode == "replicate" else NUM_CHANNELS
     cells = images.pixels[:, :planes][:, :, first[:, None], first[None, :]]
     levels = cells.reshape(len(cells), planes, native * native).astype(np.float64)
@@ -207,7 +207,7 @@ def _encode(
     for start in range(0, count, step):
         rows = slice(start, start + step)
         native_pixels, minima[rows], maxima[rows] = _fold(embeddings[rows], native, config)
-        pixels[rows] = _resize(native_pixels, size, config.image_mode)
+        _resize(native_pixels, config.image_mode, pixels[rows])
     return pixels, minima, maxima
 
 
@@ -247,23 +247,25 @@ def _fold(embeddings: Tensor, native: int, config: ImagesConfig) -> tuple[Tensor
     return pixels, minima[..., 0].float().expand(extrema), maxima[..., 0].float().expand(extrema)
 
 
-def _resize(pixels: Tensor, size: int, mode: ImageMode) -> Tensor:
-    """(B, 3, s, s) to (B, 3, size, size), uint8."""
-    native = pixels.shape[-1]
+def _resize(pixels: Tensor, mode: ImageMode, resized: Tensor) -> None:
+    """(B, 3, s, s) into `resized`, (B, 3, S, S), both uint8."""
+    native, size = pixels.shape[-1], resized.shape[-1]
     if size == native:
-        return pixels
+        resized.copy_(pixels)
+        return
     if mode in ("nearest", "nearest-exact"):
-        source = torch.from_numpy(_source_indices(native, size, mode)).to(pixels.device)
-        return pixels.index_select(3, source).index_select(2, source)
+        source = torch.from_numpy(source_cells(native, size, mode)).to(pixels.device)
+        torch.index_select(pixels.index_select(3, source), 2, source, out=resized)
+        return
     corners = False if mode in ("bilinear", "bicubic") else None
     smooth = functional.interpolate(
         pixels.double(), size=(size, size), mode=mode, align_corners=corners
     )
     snapped = torch.round(smooth * _SNAP) / _SNAP
-    return torch.round(snapped).clamp(0, _LEVELS).to(torch.uint8)
+    resized.copy_(torch.round(snapped).clamp(0, _LEVELS))
 
 
-def _source_indices(native: int, size: int, mode: ImageMode) -> NDArray[np.int64]:
+def source_cells(native: int, size: int, mode: ImageMode) -> NDArray[np.int64]:
     """For each of `size` pixels, the one of `native` cells that it shows: int64 (size,), sorted.
 
     Source: torch, aten/src/ATen/native/UpSample.h: `nearest` is floor(i * scale) in float32;

@@ -129,6 +129,13 @@ def write_index(folder: Folder, index: ImageIndex) -> None:
         return
     content = {
         "settings": asdict(index.settings),
-        "images": {name: asdict(image) for name, image in sorted(index.images.items())},
+        "images": {
+            name: {
+                "embedding": image.embedding,
+                "size_bytes": image.size_bytes,
+                "version": image.version,
+            }
+            for name, image in sorted(index.images.items())
+        },
     }
     folder.write(INDEX_NAME, json.dumps(content, separators=(",", ":")).encode())

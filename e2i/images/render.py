@@ -27,15 +27,16 @@ from e2i.images.config import ImagesConfig
 from e2i.images.fold import NUM_CHANNELS, encode_images, image_side
 from e2i.images.index import ImageIndex, ImageSettings, IndexedImage, read_index, write_index
 from e2i.images.names import Side, is_png_name, png_name
-from e2i.images.png import ImageLabel, encode_png
+from e2i.images.png import ImageLabel, encode_pngs
 from e2i.images.stored import StoredImages, embedding_digest
 from e2i.storage import FileInfo, Folder
 
 Progress = Callable[[int], None]
 """Told how many more images are done, in the caller's thread."""
 
-_BLOCK_BYTES = 64 * 2**20
-_LARGEST_BLOCK = 1024
+# Of one call in one thread: small enough for all threads to have work, and for the nearest cache.
+_BATCH_BYTES = 8 * 2**20
+_LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ def render_images(
             if progress is not None:
                 progress(1)
         gone = _gone(stored, side, wanted, found)
+        if sizes:
+            stored.folder.flush()  # before the index vouches for them
         _update_index(stored, wanted, found, current, sizes)
         for _ in stored.each(stored.folder.delete, gone):
             pass
@@ -185,22 +188,32 @@ def _render(
     embeddings: NDArray[np.float32],
     config: ImagesConfig,
 ) -> Iterator[tuple[str, int]]:
-    """Make and store images, a block in memory at a time; names as they are done, with bytes."""
-    image_bytes = NUM_CHANNELS * image_side(embeddings.shape[1], config) ** 2
-    step = max(1, min(_LARGEST_BLOCK, _BLOCK_BYTES // image_bytes))
-    for start in range(0, len(missing), step):
-        names = missing[start : start + step]
+    """Make and store images, a batch at a time in each thread; names as they are done, with bytes.
+
+    Where cells are only copied, images are folded at their native size and enlarged in the file.
+    """
+    size = image_side(embeddings.shape[1], config)
+    copied = config.image_mode in ("nearest", "nearest-exact")
+    folded = config.model_copy(update={"image_size": "native"}) if copied else config
+    step = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // (NUM_CHANNELS * size**2)))
+    step = max(1, min(step, len(missing) // (4 * stored.workers)))
+    batches = [
+        range(start, min(start + step, len(missing))) for start in range(0, len(missing), step)
+    ]
+
+    def store(batch: range) -> list[int]:
+        names = missing[batch.start : batch.stop]
         labels = [wanted.labels[name] for name in names]
         rows = embeddings[[wanted.rows[name] for name in names]]
-        images = encode_images(rows, config, ids=[label.item_id for label in labels])
+        images = encode_images(rows, folded, ids=[label.item_id for label in labels])
+        files = encode_pngs(images, labels, size)
+        for name, data in zip(names, files, strict=True):
+            stored.folder.write(name, data, durable=False)
+        return [len(data) for data in files]
 
-        def store(row: int) -> int:
-            data = encode_png(images, row, labels[row])  # noqa: B023 - this block's, all done below
-            stored.folder.write(names[row], data)  # noqa: B023
-            return len(data)
-
-        for row, size in stored.each(store, range(len(names))):
-            yield names[row], size
+    for batch, sizes in stored.each(store, batches):
+        for position, num_bytes in zip(batch, sizes, strict=True):
+            yield missing[position], num_bytes
 
 
 def _gone(stored: StoredImages, side: Side, wanted: _Wanted, found: _Found) -> list[str]:

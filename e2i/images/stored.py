@@ -20,8 +20,8 @@ from e2i.images.names import Side
 from e2i.images.png import StoredImage, decode_png
 from e2i.storage import FileInfo, Folder
 
-# Threads wait for the disk or the network most of the time; pillow compresses without the GIL.
-_LOCAL_WORKERS = 8
+# Threads wait for the disk or the network most of the time; isal compresses without the GIL.
+_LOCAL_WORKERS = 4
 _REMOTE_WORKERS = 16
 
 _Item = TypeVar("_Item")
@@ -39,12 +39,13 @@ class StoredImages:
 
     Attributes:
         folder: where the PNGs lie.
+        workers: how many threads there are.
     """
 
     def __init__(self, cache: Folder, side: Side, config: ImagesConfig) -> None:
         self.folder = cache.folder(f"{config.images_dir}/{side}")
-        workers = _REMOTE_WORKERS if self.folder.local_path is None else _LOCAL_WORKERS
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="e2i-images")
+        self.workers = _REMOTE_WORKERS if self.folder.local_path is None else _LOCAL_WORKERS
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="e2i-images")
 
     def __enter__(self) -> StoredImages:
         return self

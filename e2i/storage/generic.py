@@ -68,7 +68,7 @@ class GenericStore(Store):
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self.read(name))
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:  # noqa: ARG002
         self._call("write", name, lambda fs: _put(fs, self._path(name), data))
 
     def create(self, name: str, data: bytes | memoryview) -> bool:

@@ -42,7 +42,7 @@ class MemoryStore(Store):
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self.read_versioned(name)[0])
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None:  # noqa: ARG002
         with _lock:
             try:
                 self._files.pipe_file(join(self._root, name), bytes(data))

@@ -8,6 +8,7 @@ Conventions: names are checked before they come here; `Folder` documents the met
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -40,7 +41,10 @@ class Store(ABC):
     def open(self, name: str) -> BinaryIO: ...
 
     @abstractmethod
-    def write(self, name: str, data: bytes | memoryview) -> None: ...
+    def write(self, name: str, data: bytes | memoryview, *, durable: bool = True) -> None: ...
+
+    def flush(self) -> None:  # noqa: B027 - most stores have nothing to do
+        """Nothing to do where a write is durable anyway, or never."""
 
     @abstractmethod
     def create(self, name: str, data: bytes | memoryview) -> bool: ...
@@ -53,6 +57,10 @@ class Store(ABC):
 
     @abstractmethod
     def info(self, name: str) -> FileInfo | None: ...
+
+    def infos(self, names: Sequence[str]) -> dict[str, FileInfo]:
+        found = {name: self.info(name) for name in names}
+        return {name: info for name, info in found.items() if info is not None}
 
     @abstractmethod
     def files(self, below: str) -> list[FileInfo]:

@@ -39,7 +39,20 @@ class TrainingConfig(Configuration):
         5e-4,
         gt=0.0,
         le=10.0,
-        description="Learning rate of the first epoch; a cosine takes it towards 0.",
+        description="Highest learning rate: that of the first epoch behind the warm-up; a cosine "
+        "takes it towards 0.",
+    )
+    warmup_epochs: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Epochs in which the learning rate rises from 0, step by step.",
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="End after so many epochs without a better one; 0 passes all of them.",
     )
     weight_decay: float = Field(1e-4, ge=0.0, le=10.0, description="Weight decay of AdamW.")
     temperature: float = Field(
@@ -77,6 +90,20 @@ class TrainingConfig(Configuration):
         "text_to_audio_mAP@10",
         description="Validation metric that the best epoch is chosen by, the earliest on ties.",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What training multiplies in; weights, loss and all scores stay float32.",
+    )
+
+    @model_validator(mode="after")
+    def _leave_epochs_behind_the_warm_up(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            message = (
+                f"the warm-up takes all epochs: got warmup_epochs {self.warmup_epochs} of epochs "
+                f"{self.epochs}, expected fewer. Lower one or raise the other."
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _leave_clips_to_train_on(self) -> Self:

@@ -1,64 +1,33 @@
 """Training projection heads on cached embeddings, the best epoch by validation kept.
 
-Decides: everything lies on the device from the start, batches are index tensors, and nothing is
-read back from the device but one loss an epoch. All randomness comes from generators of its own,
-seeded by the configuration: on the CPU, equal calls give equal bits, and the global random state is
-neither read nor changed.
-
-Shape letters: B batch, C clips, N pairs, D embedding, P projection.
+Decides: what is trained on, chosen by and left for the end; which epochs are passed, and what a
+killed training takes up again. The epochs themselves are those of `epochs`.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import e2i
 from e2i.cache.embeddings import CachedEmbeddings
-from e2i.errors import ConfigError, RunFailedError
-from e2i.heads.build import ProjectionHeads, build_heads, seeded_generator
+from e2i.errors import ConfigError
+from e2i.heads.backbone import read_backbone_weights
+from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import Checkpoint, CheckpointRecord, EpochSummary, TrainedOn
 from e2i.heads.clip_roles import ClipRoles
 from e2i.heads.config import HeadsConfig
-from e2i.losses import contrastive_loss, positives_from_clips
-from e2i.training.batches import DistinctClipBatches, EpochPlan, RandomPairBatches
 from e2i.training.config import TrainingConfig
 from e2i.training.device import resolve_device
+from e2i.training.epochs import EpochRecord, Parts, TrainingRun, training_fingerprint
+from e2i.training.exclusion import Exclusions
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
-from e2i.training.pairs import Pairs, PairTensors, check_alike, join
+from e2i.training.pairs import Pairs, check_alike, join
 from e2i.training.pseudo_images import LoadStored
-from e2i.training.selection import Validation, is_better
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """What one epoch came to.
-
-    Attributes:
-        epoch: from 1.
-        num_epochs: of the whole training.
-        lr: learning rate of the epoch.
-        train_loss: mean over the training pairs, as the weights moved.
-        metrics: validation scores by name, `val_loss` among them.
-        is_best: whether these are the best weights so far.
-        seconds: of the epoch, validation included.
-        pairs_per_s: training pairs per second, validation left out.
-    """
-
-    epoch: int
-    num_epochs: int
-    lr: float
-    train_loss: float
-    metrics: Mapping[str, float]
-    is_best: bool
-    seconds: float
-    pairs_per_s: float
+from e2i.training.state import StateFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +38,17 @@ class TrainedHeads:
         checkpoint: the heads of the best epoch and all that belongs to them.
         history: every epoch.
         best: the epoch that was kept.
+        num_excluded: clips of the training caches that were left out.
         notes: what was done other than asked, in sentences.
-        seconds: of the whole training.
+        seconds: of the whole training, without what a killed one had done before.
     """
 
     checkpoint: Checkpoint
     history: tuple[EpochRecord, ...]
     best: EpochRecord
+    num_excluded: int
     notes: tuple[str, ...]
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """Pairs by role; `test` is empty where there is a validation cache."""
-
-    train: Pairs
-    validation: Pairs
-    test: Pairs
-
-
-@dataclass(frozen=True, slots=True)
-class _Images:
-    """Which pseudo-images the heads take, and what reads stored ones."""
-
-    heads: HeadsConfig
-    load_stored: LoadStored | None
 
 
 def train_heads(
@@ -105,6 +59,8 @@ def train_heads(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     *,
     load_stored: LoadStored | None = None,
+    exclude: Exclusions | None = None,
+    state: StateFile | None = None,
 ) -> TrainedHeads:
     """Train an audio and a text head into one joint space.
 
@@ -114,20 +70,39 @@ def train_heads(
             held out of the training clips; the checkpoint remembers which clips are which.
         heads: what a head looks like.
         training: how it is trained.
-        on_epoch: called after each epoch; what it raises ends the training.
+        on_epoch: called after each epoch, and at the start for each that a killed training had
+            passed; what it raises ends the training.
         load_stored: reads the stored pseudo-images of a cache (`stored_images_of`), for a CNN that
             takes its images from the disk.
+        exclude: clips of the training caches to leave out.
+        state: where the state is kept after each epoch; a training of the same data and
+            configuration that was killed goes on from it, to the same end.
 
     Raises:
         ConfigError: no cache, a clip in two of them, too few clips, no such device, or no images
             to read.
         ImageError: images have to come from the disk, and one is missing or made otherwise.
+        CheckpointError: the backbone's weights are not there, or not its own.
         CacheError: a cache is empty or holds NaN.
         FingerprintMismatchError: caches were made by different encoders.
         RunFailedError: the loss left the finite numbers.
+        StorageError: the store refused.
     """
     started = time.perf_counter()
-    parts = _parts(train, validation, training, _Images(heads, load_stored))
+    backbone = None
+    if heads.vision_backbone_weights:
+        backbone = read_backbone_weights(heads.vision_backbone_weights)
+        # From here on by what they are, not by where they lay.
+        heads = heads.model_copy(update={"vision_backbone_weights": f"sha256:{backbone.sha256}"})
+    pairs = join(train, heads, load_stored)
+    num_clips = len(pairs.keys)
+    if exclude is not None:
+        pairs = pairs.of_clips(exclude.kept(pairs.keys))
+    held = None
+    if validation is not None:
+        check_alike(train[0], validation)
+        held = join([validation], heads, load_stored)
+    parts = _parts(pairs, held, training)
     device = resolve_device(training.device)
     model = build_heads(
         heads,
@@ -136,150 +111,77 @@ def train_heads(
         seed=training.seed,
         temperature=training.temperature,
         learn_temperature=training.learn_temperature,
+        backbone=backbone,
     )
-    run = _Run(model, parts, heads, training, device)
-    history: list[EpochRecord] = []
-    for epoch in range(1, training.epochs + 1):
-        history.append(run.epoch(epoch))
-        if on_epoch is not None:
-            on_epoch(history[-1])
-    best = next(record for record in reversed(history) if record.is_best)
+    run = TrainingRun(model, parts, heads, training, device)
+    best = _pass_epochs(run, training_fingerprint(parts, heads, training, device), state, on_epoch)
     caches = [(cache, "train") for cache in train]
     if validation is not None:
         caches.append((validation, "validation"))
-    record = _record(run, heads, caches, history, best)
+    num_excluded = num_clips - len(pairs.keys)
+    notes = (*run.notes, *_course_notes(run, num_excluded, num_clips, exclude))
+    record = _record(run, heads, caches, best, notes)
     roles = ClipRoles.of(parts.train.keys, parts.validation.keys, parts.test.keys)
     return TrainedHeads(
         checkpoint=Checkpoint(record, run.best_weights, roles),
-        history=tuple(history),
+        history=tuple(run.history),
         best=best,
-        notes=run.notes,
+        num_excluded=num_excluded,
+        notes=notes,
         seconds=time.perf_counter() - started,
     )
 
 
-class _Run:
-    """The state that epochs share: model, data, optimizer, generators, best weights."""
+def _pass_epochs(
+    run: TrainingRun,
+    fingerprint: str,
+    state: StateFile | None,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> EpochRecord:
+    """Pass what epochs there are to pass; the best of all."""
+    stored = state.load(fingerprint) if state is not None else None
+    if stored is not None:
+        run.restore(stored)
+        if on_epoch is not None:
+            for record in run.history:
+                on_epoch(record)
+    while not run.is_over:
+        record = run.epoch()
+        if state is not None:
+            state.save(fingerprint, run.state())
+        if on_epoch is not None:
+            on_epoch(record)
+    return next(record for record in reversed(run.history) if record.is_best)
 
-    def __init__(
-        self,
-        model: ProjectionHeads,
-        parts: _Parts,
-        heads: HeadsConfig,
-        config: TrainingConfig,
-        device: torch.device,
-    ) -> None:
-        self._model = model.to(device)
-        self.config = config
-        self._device = device
-        self._pairs: PairTensors = parts.train.to(device, heads)
-        model.audio.fit_standardization(self._pairs.audio)
-        model.text.fit_standardization(self._pairs.text)
-        self._validation = Validation(parts.validation.to(device, heads), config)
-        pair_clip = torch.from_numpy(parts.train.pair_clip)
-        plan = RandomPairBatches if config.repeat_clips else DistinctClipBatches
-        self._batches = plan(pair_clip, config.batch_size)
-        self._order = seeded_generator(config.seed, "batches")
-        self._dropout = seeded_generator(config.seed, "dropout", device)
-        self._optimizer = _optimizer(model, config, device)
-        self._best: float | None = None
-        self.best_weights: dict[str, Tensor] = {}
-        self.notes = (*_batch_notes(self._batches.fits, parts, config), *self._validation.notes)
 
-    def epoch(self, epoch: int) -> EpochRecord:
-        """Pass all pairs once, score, and keep the weights if they are the best so far."""
-        started = time.perf_counter()
-        lr = cosine_lr(self.config.lr, epoch, self.config.epochs)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        train_loss = self._pass(self._batches.epoch(self._order).to(self._device))
-        if not math.isfinite(train_loss):
-            message = (
-                f"training diverged in epoch {epoch}: got a loss of {train_loss}, expected a "
-                f"finite number. Train with a lower --lr than {self.config.lr:g}, or look for huge "
-                "values among the embeddings."
-            )
-            raise RunFailedError(message)
-        trained = time.perf_counter()
-        metrics = self._validation.scores(self._model)
-        value = metrics[self.config.selection_metric]
-        is_best = is_better(self.config.selection_metric, value, self._best)
-        if is_best:
-            self._best = value
-            state = self._model.state_dict()
-            self.best_weights = {
-                name: weight.detach().to("cpu", copy=True) for name, weight in state.items()
-            }
-        return EpochRecord(
-            epoch=epoch,
-            num_epochs=self.config.epochs,
-            lr=lr,
-            train_loss=train_loss,
-            metrics=metrics,
-            is_best=is_best,
-            seconds=time.perf_counter() - started,
-            pairs_per_s=len(self._pairs.pair_clip) / (trained - started),
+def _course_notes(
+    run: TrainingRun, num_excluded: int, num_clips: int, exclude: Exclusions | None
+) -> list[str]:
+    """Says so where clips were left out or epochs not passed."""
+    notes = []
+    if exclude is not None:
+        notes.append(
+            f"{num_excluded} of {num_clips} clips are left out of training, as the list of "
+            "excluded clips asks."
         )
-
-    def _pass(self, plan: EpochPlan) -> float:
-        """One optimizer step a batch; the mean loss over pairs."""
-        model, pairs = self._model, self._pairs
-        total = torch.zeros((), device=self._device)
-        for batch in plan:
-            clips = pairs.pair_clip[batch]
-            loss = contrastive_loss(
-                model.project_audio(pairs.audio[clips], self._dropout),
-                model.project_text(pairs.text[batch], self._dropout),
-                positives_from_clips(clips),
-                model.logit_scale,
-            )
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            if self.config.learn_temperature:
-                model.clamp_logit_scale()
-            total += loss.detach() * len(batch)
-        return float(total) / len(plan.order)
+    if len(run.history) < run.config.epochs:
+        notes.append(
+            f"Training ended after epoch {len(run.history)} of {run.config.epochs}: none of the "
+            f"last {run.config.patience} was better than the one kept."
+        )
+    return notes
 
 
-def cosine_lr(lr: float, epoch: int, epochs: int) -> float:
-    """Learning rate of an epoch (from 1): a half cosine from `lr` in the first towards 0.
-
-    Source: Loshchilov and Hutter, "SGDR", 2017, eq. 5 without restarts; stepped once an epoch, as
-    the original does.
-    """
-    return lr * 0.5 * (1.0 + math.cos(math.pi * (epoch - 1) / epochs))
-
-
-def _optimizer(
-    model: ProjectionHeads, config: TrainingConfig, device: torch.device
-) -> torch.optim.AdamW:
-    """AdamW; a learned logit scale is not decayed, since 0 is nothing that it should drift to."""
-    decayed = [*model.audio.parameters(), *model.text.parameters()]
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": config.weight_decay}]
-    if config.learn_temperature:
-        groups.append({"params": [model.logit_scale], "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=config.lr, fused=device.type in {"cpu", "cuda"})
-
-
-def _parts(
-    train: Sequence[CachedEmbeddings],
-    validation: CachedEmbeddings | None,
-    config: TrainingConfig,
-    images: _Images,
-) -> _Parts:
+def _parts(pairs: Pairs, held: Pairs | None, config: TrainingConfig) -> Parts:
     """What to train on, to choose by, and to leave for the end."""
-    pairs = join(train, images.heads, images.load_stored)
-    if validation is None:
+    if held is None:
         cut = hold_out(
             pairs.keys,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
             seed=config.seed,
         )
-        return _Parts(*(pairs.of_clips(clips) for clips in (cut.train, cut.validation, cut.test)))
-    check_alike(train[0], validation)
-    held = join([validation], images.heads, images.load_stored)
+        return Parts(*(pairs.of_clips(clips) for clips in (cut.train, cut.validation, cut.test)))
     shared = set(pairs.keys) & set(held.keys)
     if shared:
         first = next(key for key in held.keys if key in shared)
@@ -295,27 +197,15 @@ def _parts(
             f"{MIN_TRAIN_CLIPS}. Give more clips."
         )
         raise ConfigError(message)
-    return _Parts(pairs, held, held.of_clips(np.array([], dtype=np.int64)))
-
-
-def _batch_notes(fits: int, parts: _Parts, config: TrainingConfig) -> tuple[str, ...]:
-    """Says so where the data cannot fill a batch of the size asked for."""
-    if fits >= config.batch_size:
-        return ()
-    pairs, clips = len(parts.train.pair_clip), len(parts.train.keys)
-    return (
-        f"The batch size is cut from {config.batch_size} to {fits}: there are {pairs} training "
-        f"pairs of {clips} clips"
-        + ("." if config.repeat_clips else ", and a batch holds a clip at most once."),
-    )
+    return Parts(pairs, held, held.of_clips(np.array([], dtype=np.int64)))
 
 
 def _record(
-    run: _Run,
+    run: TrainingRun,
     heads: HeadsConfig,
     caches: Sequence[tuple[CachedEmbeddings, str]],
-    history: Sequence[EpochRecord],
     best: EpochRecord,
+    notes: tuple[str, ...],
 ) -> CheckpointRecord:
     """All that a checkpoint says beside its weights; `caches` come with their role."""
     first, _ = caches[0]
@@ -338,9 +228,9 @@ def _record(
                 train_loss=epoch.train_loss,
                 metrics=dict(epoch.metrics),
             )
-            for epoch in history
+            for epoch in run.history
         ),
-        notes=run.notes,
+        notes=notes,
     )
 
 

@@ -66,13 +66,13 @@ def audio_of(run: Ran) -> bytes:
     return run.cache.audio.tobytes()
 
 
-def text_of(run: Ran) -> bytes:
-    return run.cache.text.tobytes()
-
-
 def arch_of(run: Ran) -> object:
     header = json.loads((run.folder / "cache" / "cache.json").read_text())
     return header["audio"]["settings"]["audio_arch"]
+
+
+def text_of(run: Ran) -> bytes:
+    return run.cache.text.tobytes()
 
 
 def weights_of(run: Ran) -> dict[str, bytes]:
@@ -157,15 +157,15 @@ EMBEDDINGS = [
     Row(E_, "--cache-dir", "{run}/elsewhere", "cache_dir", "{run}/elsewhere",
         becomes(lambda run: "elsewhere/manifest.json" in run.files, False, True),
         otherwise="{run}/cache"),
-    Row(E_, "--text-model", "{world}/roberta", "encoders.text_model", "{world}/roberta",
-        lambda before, after: before.cache.text.shape == after.cache.text.shape
-        and text_of(before) != text_of(after),
-        given={"--text-encoder": "hf", "--device": "cpu"}, otherwise="{world}/another roberta"),
     Row(E_, "--audio-arch", "passt_l_kd_p16_128_ap47", "encoders.audio_arch",
         "passt_l_kd_p16_128_ap47",
         lambda before, after: (arch_of(before), arch_of(after)) == tuple(PUBLISHED)
         and audio_of(before) != audio_of(after),
         {"--audio-encoder": "passt", "--weights-dir": "{world}/weights"}, otherwise=PUBLISHED[0]),
+    Row(E_, "--text-model", "{world}/roberta", "encoders.text_model", "{world}/roberta",
+        lambda before, after: before.cache.text.shape == after.cache.text.shape
+        and text_of(before) != text_of(after),
+        given={"--text-encoder": "hf", "--device": "cpu"}, otherwise="{world}/another roberta"),
     # Neither changes an embedding, and the encoders without weights take no heed of them.
     Row(E_, "--batch-size", "1", "encoders.batch_size", 1,
         lambda before, after: audio_of(before) == audio_of(after), neutral=True),
@@ -253,7 +253,8 @@ def cut_note(run: Ran) -> bool:
 
 
 TRAINING = [
-    Row(T_, "--cache-dir", "{world}/embeddings/others", "cache_dir", "{world}/embeddings/others",
+    Row(T_, "--cache-dir", "{world}/embeddings/others", "cache_dir",
+        ("{world}/embeddings/others",),
         becomes(lambda run: run.counts["clips"], NUM_CLIPS, NUM_OTHERS),
         otherwise="{world}/embeddings/clips"),
     Row(T_, "--output-dir", "{run}/mine", "output_dir", "{run}/mine",

@@ -23,6 +23,8 @@ def head(config: HeadsConfig, in_dim: int = 8, seed: int = 0) -> MLPHead:
 def test_defaults_are_the_originals():
     assert HeadsConfig().model_dump() == {
         "input_type": "embedding",
+        "text_input_type": "embedding",
+        "head_type": "mlp",
         "hidden_dim": 512,
         "out_dim": 256,
         "activation": "relu",
@@ -30,6 +32,9 @@ def test_defaults_are_the_originals():
         "standardize_input": False,
         "vision_base_channels": 32,
         "vision_hidden_dim": 512,
+        "vision_pooling": "average",
+        "vision_backbone": "",
+        "vision_backbone_weights": "",
         "vision_image_source": "auto",
         "vision_image_dir": "pseudo_images/audio",
         "vision_image_size": 128,

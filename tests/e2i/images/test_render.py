@@ -55,9 +55,9 @@ class _Counted(Folder):
         self._count("read", name)
         return super().read(name)
 
-    def write(self, name, data):
+    def write(self, name, data, *, durable=True):
         self._count("write", name)
-        super().write(name, data)
+        super().write(name, data, durable=durable)
 
     def delete(self, name):
         self._count("delete", name)
@@ -147,7 +147,7 @@ def test_both_sides_lie_beside_each_other(cache):
 
 
 def test_more_images_than_a_block_holds(cache, monkeypatch):
-    monkeypatch.setattr("e2i.images.render._LARGEST_BLOCK", 5)
+    monkeypatch.setattr("e2i.images.render._LARGEST_BATCH", 5)
 
     assert render(cache).rendered == 12
     assert_whole(cache)
@@ -162,7 +162,7 @@ def test_progress_counts_each_image_once(cache):
 
 
 def test_an_outage_keeps_what_was_rendered(cache, pngs, monkeypatch):
-    monkeypatch.setattr("e2i.images.render._LARGEST_BLOCK", 4)
+    monkeypatch.setattr("e2i.images.render._LARGEST_BATCH", 4)
     cache.fails_after = 6
     with pytest.raises(StorageUnavailableError):
         render(cache)
@@ -184,8 +184,8 @@ from e2i.storage import Folder
 
 kill_at, seen = int(sys.argv[2]), []
 original = Folder.write
-def write(self, name, data):
-    original(self, name, data)
+def write(self, name, data, *, durable=True):
+    original(self, name, data, durable=durable)
     seen.append(name)
     if len(seen) >= kill_at:
         os.kill(os.getpid(), 9)

@@ -20,7 +20,8 @@ from e2i.training.config import TrainingConfig
 from e2i.training.device import resolve_device
 from e2i.training.evaluate import evaluate_checkpoint
 from e2i.training.pairs import clip_keys
-from e2i.training.train import cosine_lr, train_heads
+from e2i.training.schedule import cosine_lr, step_lrs
+from e2i.training.train import train_heads
 
 HEADS = HeadsConfig(hidden_dim=32, out_dim=16)
 QUICK = TrainingConfig(epochs=3, batch_size=32, device="cpu")
@@ -57,6 +58,9 @@ def test_defaults_are_the_originals():
         {"val_fraction": 0.6, "test_fraction": 0.4},
         {"selection_metric": "accuracy"},
         {"learning_rate": 1.0},
+        {"epochs": 3, "warmup_epochs": 3},
+        {"patience": -1},
+        {"precision": "float16"},
     ],
 )
 def test_out_of_bounds_is_refused(changes):
@@ -214,6 +218,25 @@ def test_cosine_by_epoch():
     assert [cosine_lr(1.0, epoch, 4) for epoch in (1, 2, 3, 4)] == pytest.approx(
         [1.0, 0.8535533905932737, 0.5, 0.14644660940672627]
     )
+
+
+def test_warm_up_by_step_and_the_cosine_behind_it():
+    lrs = [step_lrs(1.0, epoch, 6, 2, 2) for epoch in (1, 2, 3, 4, 5, 6)]
+    # Linear over four steps; then the four epochs of the cosine above.
+    cosine = [[cosine_lr(1.0, epoch, 4)] * 2 for epoch in (1, 2, 3, 4)]
+    assert lrs == [[0.25, 0.5], [0.75, 1.0], *cosine]
+
+
+def test_half_precision_trains_close_to_single(make_cache):
+    caches = [make_cache(64)], make_cache(split="validation")
+    single, half = (
+        train_heads(*caches, HEADS, with_changes(epochs=1, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    losses = [trained.history[0].train_loss for trained in (single, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert all(weight.dtype == torch.float32 for weight in half.checkpoint.weights.values())
 
 
 def logit_scale_after(make_cache, **changes: object) -> float:
