@@ -27,6 +27,8 @@ built-in that it is, so that callers may catch either.
     ├── ImageError (ValueError)                  a pseudo-image cannot be made or decoded
     ├── CheckpointError (ValueError)             a checkpoint cannot be read or does not fit
     │   └── CheckpointNotFoundError (FileNotFoundError)
+    ├── ReportError (ValueError)                 stored scores cannot be read
+    │   └── ReportNotFoundError (FileNotFoundError)
     ├── SeenClipsError (ValueError)              evaluation on clips that training has seen
     ├── RetrievalInputError (ValueError)         similarity and positives do not make a task
     └── RunFailedError (RuntimeError)            a run ended with work undone; what is stored stays
@@ -133,6 +135,14 @@ class CheckpointError(E2IError, ValueError):
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no checkpoint here."""
+
+
+class ReportError(E2IError, ValueError):
+    """Stored scores cannot be read."""
+
+
+class ReportNotFoundError(ReportError, FileNotFoundError):
+    """There are no such scores."""
 
 
 class SeenClipsError(E2IError, ValueError):

@@ -21,6 +21,7 @@ from tasks.embedding import (
     finish_embedding,
     gather_chunks,
     plan_embedding,
+    put_off,
     submit_chunks,
     unvisited,
 )
@@ -56,7 +57,13 @@ def embed_split(
     if mirror is not None:
         mirror.begin(split.plan.clips, split.plan.captions)
     with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
-        done = gather_chunks(submit_chunks(cache_url, split, encoders), stage)
+        chunks = submit_chunks(cache_url, split, encoders)
+        done = gather_chunks(chunks, stage)
+        if done.pop("put_off", 0):
+            left = put_off(split, chunks)
+            done.update(
+                gather_chunks(submit_chunks(cache_url, left, encoders, claimed=True), stage)
+            )
         stage.outcome = split.outcome(done)
     return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 

@@ -80,6 +80,12 @@ COMMANDS: dict[str, Command] = {
         "EvalProjectionParameters",
         "flows.learning:eval_projection",
     ),
+    "compare": Command(
+        "whether two evaluations of the same clips differ by more than luck",
+        "CompareParameters",
+        "flows.compare_command:compare",
+        needs_prefect=False,
+    ),
     "doctor": Command(
         "say what is missing before a long run",
         "DoctorParameters",

@@ -32,6 +32,15 @@ _LOCATIONS = frozenset(
         "checksums",
         "exclude_ids",
         "vision_backbone_weights",
+        "ensemble",
+        "qb_norm_cache",
+        "distractors",
+        "relevance",
+        "reports_dir",
+        "predictions",
+        "embeddings_out",
+        "first",
+        "second",
     }
 )
 
@@ -43,6 +52,7 @@ _PATTERNS = {
     "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
     "128 characters",
     "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
+    "vision_backbone": "a name of timm, as resnet18 or vit_tiny_patch16_224.augreg_in21k",
     "wandb_project": "1 to 128 characters without / \\ # ? % :",
 }
 """What the patterns of options mean, by field."""

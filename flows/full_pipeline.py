@@ -31,7 +31,8 @@ from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary
 from tasks.datasets import generate_dataset
 from tasks.downloading import download_dataset, find_lacking_splits
-from tasks.learning import evaluate, train
+from tasks.evaluating import ScoreFiles, evaluate
+from tasks.learning import train
 from tasks.rendering import draw_sheet
 from tasks.reports import ReportedModel, write_report
 
@@ -136,14 +137,14 @@ def full_pipeline(
             evaluation,
             tracking,
             device=arm.training.device,
-            reports_url=layout.reports_url,
             label=arm.label,
+            files=ScoreFiles(layout.reports_url),
         )
         models.append(ReportedModel(arm.name, trained.checkpoint_url))
         metrics |= {arm.key(name): score for name, score in scores.metrics.items()}
         record.locations |= {
             arm.key("checkpoint"): trained.checkpoint_url,
-            arm.key("scores"): scores.report_url,
+            arm.key("scores"): scores.locations["scores"],
         }
         record.notes += [f"{arm.name}: {note}" for note in trained.notes]
     record.notes += scores.notes

@@ -5,13 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from e2i.heads.config import HeadsConfig
-from e2i.retrieval.config import EvaluationConfig
+from e2i.retrieval.config import EvaluationConfig, RankingConfig, ScoreFilesConfig
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
-from tasks.learning import evaluate, train
+from tasks.evaluating import ScoreFiles, evaluate
+from tasks.learning import train
+from tasks.tracking import log_name
 
 
 @flow(name="e2i-train-projection", flow_run_name=name_run, persist_result=False)
@@ -66,7 +68,9 @@ def eval_projection(
     batch_size: int = 1024,
     device: str = "auto",
     allow_seen: bool = False,
+    ranking: RankingConfig = RankingConfig(),
     evaluation: EvaluationConfig = EvaluationConfig(),
+    files: ScoreFilesConfig = ScoreFilesConfig(),
     tracking: TrackingConfig = TrackingConfig(),
 ) -> RunSummary:
     """Score a checkpoint on a cache that it has not seen.
@@ -77,12 +81,29 @@ def eval_projection(
         batch_size: Embeddings projected in one forward pass.
         device: auto, cpu, cuda, cuda:<n> or mps.
         allow_seen: Score clips that the checkpoint was trained or selected on too.
+        ranking: What is ranked, and by what, beyond one checkpoint on one cache.
         evaluation: How retrieval is evaluated.
+        files: Where scores, similarities and projections are written.
         tracking: Where the run is logged.
     """
     record = RunRecord()
-    scores = evaluate(cache_dir, checkpoint, evaluation, tracking, batch_size, device, allow_seen)
+    scores = evaluate(
+        cache_dir,
+        checkpoint,
+        evaluation,
+        tracking,
+        batch_size,
+        device,
+        allow_seen,
+        ranking=ranking,
+        files=ScoreFiles(
+            files.reports_dir, log_name(tracking), files.predictions, files.embeddings_out
+        ),
+    )
     record.add(scores.counts)
     record.notes += scores.notes
-    record.locations |= {"cache": cache_dir, "checkpoint": checkpoint}
-    return record.summary(metrics=scores.metrics)
+    record.locations["cache"] = cache_dir
+    for number, member in enumerate(ranking.ensemble or (checkpoint,)):
+        record.locations[f"checkpoint_{number + 1}" if number else "checkpoint"] = member
+    record.locations |= scores.locations
+    return record.summary(metrics=scores.metrics, details={"seen": scores.seen})

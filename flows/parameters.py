@@ -6,10 +6,10 @@ field's description gives. Nothing here imports Prefect or torch, so that help a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import tyro
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -20,7 +20,12 @@ from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.hub.config import DEFAULT_REPO, HubConfig
 from e2i.images.config import ImagesConfig
-from e2i.retrieval.config import EvaluationConfig
+from e2i.retrieval.config import (
+    ComparisonConfig,
+    EvaluationConfig,
+    RankingConfig,
+    ScoreFilesConfig,
+)
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
@@ -196,8 +201,39 @@ class EvalProjectionParameters(Configuration):
         description="Score clips that the checkpoint was trained or selected on too; every "
         "output then says 'seen'.",
     )
+    ranking: Annotated[RankingConfig, _Bare] = RankingConfig()
     evaluation: Annotated[EvaluationConfig, _Bare] = EvaluationConfig()
+    files: Annotated[ScoreFilesConfig, _Bare] = ScoreFilesConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _score_one_or_several(self) -> Self:
+        default = type(self).model_fields["checkpoint"].default
+        if self.ranking.ensemble and self.checkpoint != default:
+            message = (
+                f"checkpoint and ensemble exclude each other: got {self.checkpoint!r} beside "
+                f"{len(self.ranking.ensemble)} checkpoints, expected one of the two. Name all "
+                "checkpoints with --ensemble."
+            )
+            raise ValueError(message)
+        return self
+
+
+class CompareParameters(Configuration):
+    """Say whether two evaluations of the same clips differ by more than luck."""
+
+    first: Annotated[str, tyro.conf.Positional] = Field(
+        min_length=1,
+        description="Score record (<reports-dir>/<run name>.json), or a checkpoint whose record "
+        "lies in --reports-dir.",
+    )
+    second: Annotated[str, tyro.conf.Positional] = Field(
+        min_length=1, description="The one that it is compared with, likewise."
+    )
+    reports_dir: str = Field(
+        "reports", min_length=1, description="Folder or URL of the records of checkpoints."
+    )
+    comparison: Annotated[ComparisonConfig, _Bare] = ComparisonConfig()
 
 
 class DownloadEmbeddingsParameters(Configuration):

@@ -34,7 +34,9 @@ class RunRecord:
             self.counts[name] += count
 
     def summary(
-        self, metrics: Mapping[str, Mapping[str, float | None]] | None = None
+        self,
+        metrics: Mapping[str, Mapping[str, float | None]] | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> RunSummary:
         """The outcome of the flow run."""
         return RunSummary(
@@ -43,6 +45,7 @@ class RunRecord:
             locations={name: public_url(url) for name, url in self.locations.items()},
             counts=dict(self.counts),
             metrics=metrics or {},
+            details=details or {},
             notes=tuple(note for note in self.notes if note),
             seconds=time.monotonic() - self._started,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
@@ -23,7 +23,8 @@ class RunSummary:
         locations: what lies where: cache, checkpoint, images, report, …
         counts: clips, captions, embedded, reused, failed, …; `embedded`, `reused` and `failed`
             count clips, `captions_embedded` and `captions_reused` captions.
-        metrics: name to value, low, high (95 % interval) and chance.
+        metrics: name to value, low, high (95 % interval) and chance; of a comparison value is the
+            difference, beside `first`, `second`, `p` and `p_holm`.
         notes: sentences that the reader of the scores needs.
         details: what a command has to say beyond these.
         seconds: wall time of the flow.
@@ -51,7 +52,9 @@ def print_summary(summary: RunSummary, out: TextIO) -> None:
         if name.startswith(VISION)
     }
     plain = {n: score for n, score in summary.metrics.items() if not n.startswith(VISION)}
-    if vision:
+    if any("p" in score for score in plain.values()):
+        out.write("\n" + differences_as_text(plain) + "\n\n")
+    elif vision:
         out.write("\nMLP on embeddings\n" + scores_as_text(plain) + "\n")
         out.write("\nCNN on pseudo-images\n" + scores_as_text(vision) + "\n\n")
     elif plain:
@@ -97,13 +100,43 @@ def scores_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
         )
         for name, score in metrics.items()
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first to the left, a line under the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join([f"{row[0]:<{widths[0]}}", *(f"{row[c]:>{widths[c]}}" for c in (1, 2, 3))])
+        "  ".join(
+            f"{cell:>{width}}" if place else f"{cell:<{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
+
+
+def differences_as_text(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Differences of two evaluations as an aligned table, one row a metric."""
+    rows = [("", "first", "second", "difference", "95 % interval", "p", "p (Holm)")]
+    rows += [
+        (
+            name,
+            _number(name, score["first"]),
+            _number(name, score["second"]),
+            _number(name, score["value"]),
+            _interval(name, score),
+            _p(score["p"]),
+            _p(score["p_holm"]),
+        )
+        for name, score in metrics.items()
+    ]
+    return _aligned(rows)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _number(name: str, value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from prefect import get_run_logger, task
@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
 from e2i.cache.chunk_result import ChunkResult
+from e2i.cache.claims import claim, forget_claims
 from e2i.cache.config import CacheConfig
 from e2i.cache.embed_audio import embed_audio_chunk
 from e2i.cache.embed_text import embed_text_chunk
@@ -34,6 +35,8 @@ from tasks.progress import Stage, progress_sink
 T = TypeVar("T")
 
 SHOWN_FAILURES = 5
+PUT_OFF = {"put_off": 1}
+"""What a chunk comes to that another run is at: it is left for last."""
 
 # Flow runs that are to stop: their chunks in flight store what they have and end.
 _stopping: set[str] = set()
@@ -89,6 +92,11 @@ def unvisited(parameter: T) -> T:
     return cast("T", quote(parameter))
 
 
+def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
+    encoder = load_audio_encoder(encoders, store_windows=cache.store_windows)
+    return SideSettings.of(encoder, store_windows=cache.store_windows)
+
+
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
@@ -105,7 +113,7 @@ def plan_embedding(
     plan = plan_cache(
         Folder(cache_url),
         clips,
-        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
+        _audio_side(encoders, cache),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(clips.audio_root_url),
         chunk_size=cache.chunk_size,
@@ -140,10 +148,18 @@ def _run_going_on() -> str:
     **TRIED_AGAIN,
 )
 def embed_audio(
-    cache_url: str, audio_root_url: str, chunk: AudioChunk, encoders: EncodersConfig, stage: str
+    cache_url: str,
+    audio_root_url: str,
+    chunk: AudioChunk,
+    encoders: EncodersConfig,
+    stage: str,
+    *,
+    claimed: bool = False,
 ) -> dict[str, int]:
-    """Embed the recordings of one chunk and store its shard."""
+    """Embed the recordings of one chunk and store its shard; one that others are at is put off."""
     run = _run_going_on()
+    if not (claimed or claim(Folder(cache_url), chunk)):
+        return dict(PUT_OFF)
     loader = WaveformLoader(encoders.resampler, encoders.decode_workers, encoders.decode_timeout)
     result = embed_audio_chunk(
         Folder(cache_url),
@@ -167,10 +183,17 @@ def embed_audio(
     **TRIED_AGAIN,
 )
 def embed_text(
-    cache_url: str, chunk: TextChunk, encoders: EncodersConfig, stage: str
+    cache_url: str,
+    chunk: TextChunk,
+    encoders: EncodersConfig,
+    stage: str,
+    *,
+    claimed: bool = False,
 ) -> dict[str, int]:
-    """Embed the captions of one chunk and store its shard."""
+    """Embed the captions of one chunk and store its shard; one that others are at is put off."""
     run = _run_going_on()
+    if not (claimed or claim(Folder(cache_url), chunk)):
+        return dict(PUT_OFF)
     result = embed_text_chunk(
         Folder(cache_url),
         chunk,
@@ -194,20 +217,43 @@ def _log(result: ChunkResult, unit: str) -> None:
 
 
 def submit_chunks(
-    cache_url: str, split: SplitPlan, encoders: EncodersConfig
+    cache_url: str, split: SplitPlan, encoders: EncodersConfig, *, claimed: bool = False
 ) -> list[PrefectFuture[dict[str, int]]]:
-    """Submit a task run for each chunk of a split."""
+    """Submit a task run for each chunk of a split, audio first.
+
+    Args:
+        cache_url: of the cache.
+        split: its plan.
+        encoders: which, and how they run.
+        claimed: whether chunks that other runs have claimed are embedded too.
+    """
     root_url = split.clips.audio_root_url
     return [
         *(
-            embed_audio.submit(cache_url, root_url, unvisited(chunk), encoders, split.stage)
+            embed_audio.submit(
+                cache_url, root_url, unvisited(chunk), encoders, split.stage, claimed=claimed
+            )
             for chunk in split.plan.audio_chunks
         ),
         *(
-            embed_text.submit(cache_url, unvisited(chunk), encoders, split.stage)
+            embed_text.submit(cache_url, unvisited(chunk), encoders, split.stage, claimed=claimed)
             for chunk in split.plan.text_chunks
         ),
     ]
+
+
+def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) -> SplitPlan:
+    """The split with those chunks alone that another run was at, once all are gathered."""
+    plan = split.plan
+    keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
+    outcomes = [future.result(raise_on_failure=False) for future in futures]
+    left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
+    plan = replace(
+        plan,
+        audio_chunks=tuple(chunk for chunk in plan.audio_chunks if chunk.key in left),
+        text_chunks=tuple(chunk for chunk in plan.text_chunks if chunk.key in left),
+    )
+    return replace(split, plan=plan)
 
 
 def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage) -> Counter[str]:
@@ -229,7 +275,8 @@ def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
                     _stopping.add(run)
                 continue
             counts.update(outcome)
-            stage.settle(sum(outcome.values()))
+            if outcome != PUT_OFF:
+                stage.settle(sum(outcome.values()))
     except BaseException:
         _stopping.add(run)
         raise
@@ -263,12 +310,14 @@ def finish_embedding(
     summary = finish_cache(
         Folder(cache_url),
         split.clips,
-        SideSettings.of(load_audio_encoder(encoders), store_windows=cache.store_windows),
+        _audio_side(encoders, cache),
         SideSettings.of(load_text_encoder(encoders)),
         audio_root=Folder(split.clips.audio_root_url),
         verified=split.plan.verified,
+        stock=split.plan.stock,
         snapshot=cache.snapshot,
     )
+    forget_claims(Folder(cache_url))
     failed = [failure for failure in summary.failures if failure.side == "audio"]
     for failure in failed[:SHOWN_FAILURES]:
         progress_sink().note(f"{failure.id}: {failure.reason}")

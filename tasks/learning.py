@@ -1,4 +1,4 @@
-"""Tasks that train projection heads and score them."""
+"""The task that trains projection heads."""
 
 from __future__ import annotations
 
@@ -9,33 +9,23 @@ from prefect.runtime import task_run
 
 from e2i.cache.reader import open_cache
 from e2i.errors import CacheNotFoundError
-from e2i.heads.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from e2i.heads.checkpoint import save_checkpoint
 from e2i.heads.config import HeadsConfig
-from e2i.report.scores import (
-    Metrics,
-    metrics_of,
-    score_record,
-    write_query_tables,
-    write_score_record,
-)
-from e2i.retrieval.config import EvaluationConfig
+from e2i.report.scores import Metrics
 from e2i.storage import Folder
-from e2i.store_layout import join_url, public_url, split_url
+from e2i.store_layout import join_url, split_url
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import tracked
 from e2i.training.config import TrainingConfig
 from e2i.training.epochs import EpochRecord
-from e2i.training.evaluate import evaluate_checkpoint
 from e2i.training.exclusion import read_exclusions
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.selection import chosen_by
 from e2i.training.state import StateFile
 from e2i.training.train import train_heads
-from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.tracking import epoch_values, flow_run_tracker, labelled, score_values
-
-NO_CHECKPOINT = "none"
+from tasks.tracking import epoch_values, flow_run_tracker, labelled
 
 
 @dataclass(frozen=True)
@@ -55,31 +45,9 @@ class Trained:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What an evaluation found.
-
-    Attributes:
-        metrics: by key: value, low, high, chance.
-        counts: clips and captions scored.
-        notes: what a reader of the scores has to know.
-        report_url: where they are stored; empty if they are not.
-    """
-
-    metrics: Metrics
-    counts: dict[str, int]
-    notes: tuple[str, ...]
-    report_url: str
-
-
 def name_of_training() -> str:
     """Name of a training's task run."""
     return _labelled("train-projection")
-
-
-def name_of_evaluation() -> str:
-    """Name of an evaluation's task run."""
-    return _labelled("eval-projection")
 
 
 def _labelled(name: str) -> str:
@@ -145,13 +113,14 @@ def train(
         def on_epoch(epoch: EpochRecord) -> None:
             tracker.log(labelled(epoch_values(epoch), label), epoch.epoch)
             progress_sink().advance(name, 1)
+            metric = chosen_by(training.selection_metric, epoch.metrics)
             get_run_logger().info(
                 "epoch %d of %d: loss %.4f, validation %s %.4f",
                 epoch.epoch,
                 epoch.num_epochs,
                 epoch.train_loss,
-                training.selection_metric,
-                epoch.metrics[training.selection_metric],
+                metric,
+                epoch.metrics[metric],
             )
 
         stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
@@ -166,10 +135,10 @@ def train(
             state=state,
         )
         best = trained.best
-        value = best.metrics[training.selection_metric]
+        metric = chosen_by(training.selection_metric, best.metrics)
         kept = f"epoch {best.epoch} of {training.epochs} kept"
         tracker.summary(labelled({"best_epoch": best.epoch, **epoch_values(best)}, label))
-        stage.outcome = f"{kept}, validation {training.selection_metric} {value:.3f}"
+        stage.outcome = f"{kept}, validation {metric} {best.metrics[metric]:.3f}"
         save_checkpoint(output, checkpoint_name, trained.checkpoint)
         state.discard()
     return Trained(
@@ -181,87 +150,22 @@ def train(
             "excluded": trained.num_excluded,
         },
         metrics={
-            f"validation_{metric.removeprefix('val_')}": {
+            f"validation_{name.removeprefix('val_')}": {
                 "value": value,
                 "low": None,
                 "high": None,
                 "chance": None,
             }
-            for metric, value in best.metrics.items()
+            for name, value in best.metrics.items()
         },
         notes=(
             *trained.notes,
             f"The heads are those of epoch {best.epoch} of {training.epochs}, chosen by "
-            f"{training.selection_metric} on "
+            f"{metric} on "
             + (
                 "clips held out of the training cache."
                 if validation is None
                 else f"the cache {validation.dataset}/{validation.split} ({validation.url})."
             ),
         ),
-    )
-
-
-@task(
-    name="eval-projection",
-    task_run_name=name_of_evaluation,
-    tags=["evaluate"],
-    timeout_seconds=WHOLE_TIMEOUT_S,
-    **TRIED_AGAIN,
-)
-def evaluate(
-    cache_url: str,
-    checkpoint_url: str,
-    evaluation: EvaluationConfig,
-    tracking: TrackingConfig,
-    batch_size: int = 1024,
-    device: str = "auto",
-    allow_seen: bool = False,
-    reports_url: str = "",
-    label: str = "",
-) -> Scored:
-    """Score a checkpoint on a cache; store scores and ranks where a folder for reports is given."""
-    folder = Folder(cache_url)
-    cache = open_cache(folder).load()
-    checkpoint: Checkpoint | None = None
-    if checkpoint_url != NO_CHECKPOINT:
-        folder_url, checkpoint_name = split_url(checkpoint_url)
-        checkpoint = load_checkpoint(Folder(folder_url), checkpoint_name)
-    stage_name = f"evaluate {label} retrieval" if label else "evaluate retrieval"
-    settings = {
-        "cache": cache.url,
-        "checkpoint": public_url(checkpoint_url),
-        "evaluation": evaluation.model_dump(mode="json"),
-        "audio_fingerprint": cache.audio_fingerprint,
-        "text_fingerprint": cache.text_fingerprint,
-    }
-    with (
-        tracked(flow_run_tracker("eval", tracking), settings) as tracker,
-        Stage(stage_name, len(cache.caption_ids), "captions") as stage,
-    ):
-        result = evaluate_checkpoint(
-            checkpoint,
-            cache,
-            evaluation,
-            allow_seen=allow_seen,
-            batch_size=batch_size,
-            device=device,
-            load_stored=stored_images_of(folder),
-        )
-        scored = result.retrieval
-        stage.outcome = f"{scored.num_captions} captions against {scored.num_clips} clips"
-        metrics = metrics_of(result)
-        tracker.summary(labelled(score_values(metrics, cache.split), label))
-    scores_artifact(metrics, cache.dataset, cache.split, result.notes, label)
-    report_url = ""
-    if reports_url:
-        name = f"{cache.split}_{label}" if label else cache.split
-        record = score_record(result, cache, checkpoint, public_url(checkpoint_url), evaluation)
-        record["queries"] = write_query_tables(Folder(reports_url), name, result)
-        report_url = write_score_record(Folder(reports_url), f"{name}.json", record)
-    return Scored(
-        metrics=metrics,
-        counts={"clips": scored.num_clips, "captions": scored.num_captions},
-        notes=result.notes,
-        report_url=report_url,
     )

@@ -85,6 +85,7 @@ class RunMirror:
         waited_s = time.monotonic() - self._started
         if self.mirror is None or self._upload_every is None or waited_s < PACE.interval_s:
             return
+        self._running.close()  # what is embedded is stored by now; one thread at a time
         folder = Folder(self._cache_url)
         cache = open_cache(folder).load()
         if len(cache.caption_ids) < self._upload_every:

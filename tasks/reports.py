@@ -20,8 +20,8 @@ from e2i.report.queries import LoadRecording
 from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
 from e2i.store_layout import join_url, split_url
-from e2i.training.evaluate import evaluate_checkpoint
-from tasks.learning import NO_CHECKPOINT
+from e2i.training.evaluate import Extras, evaluate_checkpoint
+from tasks.evaluating import NO_CHECKPOINT, relevance_of
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
 
@@ -67,9 +67,12 @@ def write_report(
     """
     cache = open_cache(Folder(cache_url))
     embeddings = cache.load()
+    extras = Extras(
+        relevance=relevance_of(evaluation), failed_clips=frozenset(cache.manifest.audio.failed)
+    )
     with Stage("write report", len(models), "models") as stage:
         scored = [
-            _scored(model, embeddings, evaluation, device, allow_seen=allow_seen)
+            _scored(model, embeddings, evaluation, extras, device, allow_seen=allow_seen)
             for model in models
         ]
         content = report_content(
@@ -92,6 +95,7 @@ def _scored(
     model: ReportedModel,
     cache: CachedEmbeddings,
     evaluation: EvaluationConfig,
+    extras: Extras,
     device: str,
     *,
     allow_seen: bool,
@@ -103,7 +107,7 @@ def _scored(
         folder = Folder(folder_url)
         checkpoint, location = load_checkpoint(folder, name), join_url(folder.url, name)
     result = evaluate_checkpoint(
-        checkpoint, cache, evaluation, allow_seen=allow_seen, device=device
+        checkpoint, cache, evaluation, allow_seen=allow_seen, device=device, extras=extras
     )
     return ScoredModel(model.name, result, checkpoint, location)
 

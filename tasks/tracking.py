@@ -27,9 +27,12 @@ def flow_run_tracker(kind: Kind, config: TrackingConfig) -> Trackers:
         logger.warning(text)
         progress_sink().note(text)
 
-    started = flow_run.get_scheduled_start_time() or dt.datetime.now(dt.UTC)
-    run = RunIdentity(flow_run.get_id() or str(uuid.uuid4()), started)
-    return open_tracker(kind, config, run, wandb_access(os.environ, Path.home()), warn)
+    return open_tracker(kind, config, _identity(), wandb_access(os.environ, Path.home()), warn)
+
+
+def log_name(config: TrackingConfig) -> str:
+    """Name of the flow run's log, and of what is stored beside it."""
+    return config.run_name or _identity().default_name
 
 
 def labelled(values: dict[str, float], label: str) -> dict[str, float]:
@@ -51,14 +54,22 @@ def epoch_values(epoch: EpochRecord) -> dict[str, float]:
     }
 
 
-def score_values(metrics: Metrics, split: str) -> dict[str, float]:
+def score_values(metrics: Metrics, split: str, *, seen: bool) -> dict[str, float]:
     """Scores by the names that logs give them: `evaluation_text_to_audio_R@1`, `..._R@1_low`, ...
 
-    Chance and whatever else was not measured are left out.
+    Those of seen clips are `evaluation_seen_text_to_audio_R@1`. Chance and whatever else was not
+    measured are left out.
     """
+    of = f"{split}_seen" if seen else split
     return {
-        f"{split}_{name}" if part == "value" else f"{split}_{name}_{part}": value
+        f"{of}_{name}" if part == "value" else f"{of}_{name}_{part}": value
         for name, score in metrics.items()
         for part, value in score.items()
         if value is not None and part in {"value", "low", "high"}
     }
+
+
+def _identity() -> RunIdentity:
+    """The flow run that this runs in."""
+    started = flow_run.get_scheduled_start_time() or dt.datetime.now(dt.UTC)
+    return RunIdentity(flow_run.get_id() or str(uuid.uuid4()), started)

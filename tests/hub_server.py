@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 import uuid
@@ -92,6 +93,15 @@ class _Refused(Exception):
         self.code, self.error, self.said = code, error, said
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that is gone is no news."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class HubServer:
     """One server, with data in a folder of its own."""
 
@@ -102,8 +112,7 @@ class HubServer:
         self._faults: dict[str, list[Fault]] = defaultdict(list)
         self._lock = threading.RLock()
         (folder / "blobs").mkdir(parents=True, exist_ok=True)
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     @property

@@ -23,6 +23,7 @@ import flows.downloading
 import flows.learning
 import flows.private_server
 import tasks.embedding
+import tasks.evaluating
 import tasks.learning
 import tasks.mirroring
 import tasks.progress
@@ -80,9 +81,10 @@ def plain_program() -> Iterator[None]:
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("plain program"))
         patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
-        patch.setattr(tasks.learning, "scores_artifact", lambda *_: None)
+        patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
         patch.setattr(tasks.rendering, "sheet_artifact", lambda *_: None)
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
+        patch.setattr(tasks.embedding, "claim", lambda *_: True)
         patch.setattr(
             flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
         )

@@ -159,6 +159,15 @@ class StorageContract(ReadingContract):
 
         check()
 
+    def test_many_are_asked_for_at_once(self, folder):
+        folder.write("a/b", b"1")
+        folder.write("c #?%", b"22")
+        found = folder.infos(["a/b", "c #?%", "a", "a/b/c", "missing"])
+        assert found == {name: folder.info(name) for name in ("a/b", "c #?%")}
+        for name in ("", "..", "/a", "a/../b", "a\0b"):
+            with pytest.raises(ConfigError, match="not a name in a folder"):
+                folder.infos(["a/b", name])
+
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_odd_names_mean_their_characters(self, folder, name):
         if name in self.names_that_the_server_changes:

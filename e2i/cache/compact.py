@@ -88,12 +88,15 @@ def compact_cache(folder: Folder, *, above: int = 1) -> CompactSummary:
 
 def _small_groups(manifest: Manifest, side: Side) -> list[Group]:
     """The small shards, as many together as one shard is to hold."""
-    row_bytes = max(1, manifest.side(side).dim * 4)
-    small = [e for e in manifest.side(side).shards if e.counted * row_bytes < MERGED_BYTES // 2]
+
+    def size_of(entry: ShardEntry) -> int:
+        return entry.bytes * entry.counted // entry.rows
+
+    small = [entry for entry in manifest.side(side).shards if size_of(entry) < MERGED_BYTES // 2]
     groups: list[list[ShardEntry]] = []
     held = MERGED_BYTES
     for entry in small:
-        size = entry.counted * row_bytes
+        size = size_of(entry)
         if held + size > MERGED_BYTES:
             groups.append([])
             held = 0

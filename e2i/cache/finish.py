@@ -12,7 +12,8 @@ from e2i.cache.failures import Failure, read_failures, write_merged
 from e2i.cache.header import CacheHeader, SideSettings, check_header
 from e2i.cache.layout import MANIFEST_NAME, SIDES, Side
 from e2i.cache.manifest import Counts, Manifest, SideManifest, Verified, read_manifest
-from e2i.cache.reader import read_whole
+from e2i.cache.plan import PlannedStock
+from e2i.cache.reader import Cache, open_cache
 from e2i.cache.snapshot import write_snapshot
 from e2i.cache.stock import Stock, take_stock
 from e2i.clips import CaptionedClips
@@ -63,6 +64,7 @@ def finish_cache(
     *,
     audio_root: Folder | None = None,
     verified: Mapping[str, Verified] | None = None,
+    stock: PlannedStock | None = None,
     snapshot: SnapshotMode = "auto",
 ) -> CacheSummary:
     """Write the manifest of a cache in which everything wanted is stored or has failed.
@@ -74,6 +76,7 @@ def finish_cache(
         text: settings of the text encoder.
         audio_root: where the recordings lie; default `clips.audio_root_url`.
         verified: what the plan has verified.
+        stock: the plan's, where nothing was to be embedded.
         snapshot: whether the tensors of the original's form are written as well.
 
     Raises:
@@ -87,19 +90,13 @@ def finish_cache(
     for _ in range(_ATTEMPTS):
         header = check_header(folder, clips.dataset, clips.split, {"audio": audio, "text": text})
         found = read_manifest(folder)
-        stock = take_stock(
-            folder,
-            header,
-            clips,
-            root,
-            found[0] if found else None,
-            known=verified,
-            hashed=True,
-        )
-        recorded = read_failures(folder, header)
         before = found[0] if found else None
-        manifest, failures = _manifest(folder, header, clips, stock, recorded.by_id)
-        manifest = _with_left_over(manifest, stock, before)
+        taken = _still_so(stock, found[2] if found else None)
+        if taken is None:
+            taken = take_stock(folder, header, clips, root, before, known=verified, hashed=True)
+        recorded = read_failures(folder, header)
+        manifest, failures = _manifest(folder, header, clips, taken, recorded.by_id)
+        manifest = _with_left_over(manifest, taken, before)
         data = manifest.as_bytes()
         written = found is None or found[1] != data
         write_merged(folder, failures)
@@ -110,14 +107,15 @@ def finish_cache(
                 continue
         for name in recorded.chunk_files:
             folder.delete(name)
+        sha256 = hashlib.sha256(data).hexdigest()
+        cache = Cache(folder, header, manifest, sha256)
         if any(len(manifest.side(side).shards) > MANY_SHARDS for side in SIDES):
-            manifest = _compacted(folder, manifest)
+            cache = _compacted(cache)
         return _summary(
-            folder,
-            manifest,
+            cache,
             failures,
             manifest_written=written,
-            snapshot_written=write_snapshot(folder, snapshot),
+            snapshot_written=write_snapshot(cache, snapshot),
         )
     raise StaleWriteError(
         f"{folder.url}/{MANIFEST_NAME} keeps changing: got {_ATTEMPTS} writes by other runs, "
@@ -125,13 +123,21 @@ def finish_cache(
     )
 
 
-def _compacted(folder: Folder, manifest: Manifest) -> Manifest:
-    """The manifest after merging; as it is where another run is writing: the next one merges."""
+def _still_so(planned: PlannedStock | None, version: str | None) -> Stock | None:
+    """The plan's stock, if the manifest is the same and has the sum of each shard; else None."""
+    if planned is None or planned.manifest_version != version:
+        return None
+    sides = (planned.stock.audio, planned.stock.text)
+    return planned.stock if all(e.sha256 for side in sides for e in side.shards) else None
+
+
+def _compacted(cache: Cache) -> Cache:
+    """The cache after merging; as it is where another run is writing: the next one merges."""
     try:
-        compact_cache(folder, above=MANY_SHARDS)
-        return read_whole(folder).manifest
+        compact_cache(cache.folder, above=MANY_SHARDS)
+        return open_cache(cache.folder)
     except (StaleWriteError, CacheIncompleteError):
-        return manifest
+        return cache
 
 
 def _manifest(
@@ -216,16 +222,16 @@ def _undone_text(folder: Folder, undone: Mapping[Side, list[str]]) -> str:
 
 
 def _summary(
-    folder: Folder,
-    manifest: Manifest,
+    cache: Cache,
     failures: list[Failure],
     *,
     manifest_written: bool,
     snapshot_written: bool,
 ) -> CacheSummary:
+    manifest = cache.manifest
     shards = (*manifest.audio.shards, *manifest.text.shards)
     return CacheSummary(
-        url=folder.url,
+        url=cache.folder.url,
         clips=manifest.counts.clips,
         captions=manifest.counts.captions,
         clips_stored=manifest.audio.stored,
@@ -234,7 +240,7 @@ def _summary(
         failures=tuple(failures),
         shards=len(shards),
         shard_bytes=sum(entry.bytes for entry in shards),
-        manifest_sha256=hashlib.sha256(manifest.as_bytes()).hexdigest(),
+        manifest_sha256=cache.manifest_sha256,
         manifest_written=manifest_written,
         snapshot_written=snapshot_written,
     )

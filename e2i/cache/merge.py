@@ -48,7 +48,11 @@ def with_merged(
         listed = manifest.side(side)
         stamp = ShardStamp.of(header, side, manifest.revision)
         place = {name: row for row, name in enumerate(listed.wanted)}
-        written = [_merged(folder, stamp, listed, group, place) for group in some]
+        written = [
+            _stored(folder, stamp, listed, _in_order(table, stamp, place))
+            for group in some
+            for table in _alike([_counting_rows(folder, side, entry) for entry in group])
+        ]
         replaced = {entry.name for group in some for entry in group}
         shards = [entry for entry in listed.shards if entry.name not in replaced] + written
         names = {entry.name for entry in written}
@@ -61,14 +65,28 @@ def with_merged(
     return manifest.model_copy(update=sides)
 
 
-def _merged(
-    folder: Folder, stamp: ShardStamp, listed: SideManifest, group: Group, place: dict[str, int]
-) -> ShardEntry:
-    """The rows of a group that count, stored as one shard."""
-    table = pa.concat_tables([_counting_rows(folder, stamp.side, entry) for entry in group])
+def _alike(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Tables of the same columns and origin as one each."""
+    kinds: list[list[pa.Table]] = []
+    for table in tables:
+        same = (kind for kind in kinds if kind[0].schema.equals(table.schema, check_metadata=True))
+        kind = next(same, None)
+        if kind is None:
+            kinds.append([table])
+        else:
+            kind.append(table)
+    return [pa.concat_tables(kind) for kind in kinds]
+
+
+def _in_order(table: pa.Table, stamp: ShardStamp, place: Mapping[str, int]) -> pa.Table:
+    """The rows in the order of the metadata."""
     ids = table.column(ID_COLUMN[stamp.side]).to_pylist()
     order = np.argsort([place.get(name, len(place)) for name in ids], kind="stable")
-    table = table.take(pa.array(order)).combine_chunks()
+    return table.take(pa.array(order)).combine_chunks()
+
+
+def _stored(folder: Folder, stamp: ShardStamp, listed: SideManifest, table: pa.Table) -> ShardEntry:
+    """The rows, written as one shard."""
     data = shard_file(table, stamp.side)
     sha256 = hashlib.sha256(data).hexdigest()
     names = (name for name in _names(stamp, table) if name not in listed.discarded)

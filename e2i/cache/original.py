@@ -4,7 +4,10 @@ Conventions: N pairs, C clips. `audio_embeddings.pt` and `text_embeddings.pt` ho
 `metadata.json` their ids, `<clip id>#<n>`: the clip is what stands before the last `#`, since names
 hold `#` themselves. What is decided here:
 
-- A clip's audio row stands once for each of its captions: they must agree, and the first is kept.
+- A clip's audio row stands once for each of its captions, and they are folded to one: the first,
+  where they are equal up to rounding. The original padded recordings to the longest of their batch,
+  so that rows of one clip can differ: then it is their mean, of length 1 where they are. Rows that
+  point elsewhere are not of one recording, and are refused.
 - Captions and durations are not among the files: captions are empty, durations NaN.
 - The files do not say how the encoders were set. A fingerprint is made of what they do say (the
   names, the sample rate), so that splits of one origin go together, and never with e2i's own.
@@ -45,7 +48,10 @@ from e2i.storage import Folder
 TENSOR_NAME: dict[Side, str] = {"audio": SNAPSHOT_AUDIO_NAME, "text": SNAPSHOT_TEXT_NAME}
 
 SAME_ROW = 1e-5
-"""Rows a and b of one clip agree where ‖a − b‖ ≤ SAME_ROW · ‖b‖."""
+"""Rows a and b of one clip are equal where ‖a − b‖ ≤ SAME_ROW · ‖b‖."""
+
+LEAST_COSINE = 0.5
+"""Between a row and the mean of its clip's rows; below it they are not of one recording."""
 
 _CAPTION_ID = re.compile(r"(.+)#[0-9]+", re.DOTALL)
 _FORM = "original"
@@ -91,7 +97,7 @@ def read_original(folder: Folder) -> OriginalFiles | None:
 
     Raises:
         CacheCorruptError: a file is missing, cannot be read, or does not fit the others; an id has
-            no number; rows of one clip differ; a value is not finite.
+            no number; rows of one clip are not of one recording; a value is not finite.
         StorageError: the store refused.
     """
     if all(folder.info(name) is None for name in TENSOR_NAME.values()):
@@ -104,13 +110,13 @@ def read_original(folder: Folder) -> OriginalFiles | None:
     for side in SIDES:
         _check_finite(folder, TENSOR_NAME[side], rows[side], metadata.ids)
     _, first = np.unique(caption_clip, return_index=True)
-    _check_agreement(folder, metadata.ids, rows["audio"], first[caption_clip])
+    audio = _folded(folder, metadata.ids, rows["audio"], caption_clip, first)
     header = _header(folder, metadata, rows)
     embeddings = CachedEmbeddings(
         dataset=header.dataset,
         split=header.split,
         clip_ids=clip_ids,
-        audio=rows["audio"][first],
+        audio=audio,
         duration_s=np.full(len(clip_ids), np.nan),
         caption_ids=tuple(metadata.ids),
         captions=("",) * len(metadata.ids),
@@ -223,18 +229,55 @@ def _check_finite(folder: Folder, name: str, rows: NDArray[np.float32], ids: lis
         _refuse(folder, name, f"values that are not finite for {broken!r}", "numbers")
 
 
-def _check_agreement(
-    folder: Folder, ids: list[str], audio: NDArray[np.float32], first: NDArray[np.intp]
-) -> None:
-    """Refuse audio rows that differ from the `first` row of the same clip."""
-    for start in range(0, len(audio), _BLOCK_ROWS):
-        kept = audio[first[start : start + _BLOCK_ROWS]]
-        apart = np.linalg.norm(audio[start : start + _BLOCK_ROWS] - kept, axis=1)
-        differing = np.flatnonzero(apart > SAME_ROW * np.linalg.norm(kept, axis=1))
-        if len(differing):
-            row = start + int(differing[0])
-            got = f"other values for {ids[row]!r} than for {ids[first[row]]!r}"
-            _refuse(folder, SNAPSHOT_AUDIO_NAME, got, "the same audio for all captions of a clip")
+def _folded(
+    folder: Folder,
+    ids: list[str],
+    audio: NDArray[np.float32],
+    caption_clip: NDArray[np.int64],
+    first: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """One row a clip, of its rows; refuses rows that are not of one recording."""
+    folded = audio[first]
+    apart = (
+        _distance(audio, folded, caption_clip)
+        > SAME_ROW * np.linalg.norm(folded, axis=1)[caption_clip]
+    )
+    differing = np.unique(caption_clip[apart])
+    if not len(differing):
+        return folded
+    unit = bool(np.allclose(np.linalg.norm(audio, axis=1), 1, atol=1e-3))
+    order = np.argsort(caption_clip, kind="stable")
+    begins = np.searchsorted(caption_clip[order], differing)
+    ends = np.searchsorted(caption_clip[order], differing, side="right")
+    for clip, begin, end in zip(differing, begins, ends, strict=True):
+        rows = order[begin:end]
+        values = audio[rows].astype(np.float64)
+        mean = values.mean(axis=0)
+        lengths = np.linalg.norm(values, axis=1) * np.linalg.norm(mean)
+        strange = values @ mean < LEAST_COSINE * lengths
+        if strange.any() or not lengths.all():
+            row = rows[int(np.argmax(strange))]
+            got = f"values for {ids[row]!r} that point elsewhere than those of its clip"
+            _refuse(
+                folder, SNAPSHOT_AUDIO_NAME, got, "the same recording for all captions of a clip"
+            )
+        folded[clip] = mean / np.linalg.norm(mean) if unit else mean
+    return folded
+
+
+def _distance(
+    audio: NDArray[np.float32], folded: NDArray[np.float32], caption_clip: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Of each row from its clip's, in blocks: no second copy of a large tensor."""
+    blocks = range(0, len(audio), _BLOCK_ROWS)
+    return np.concatenate(
+        [
+            np.linalg.norm(
+                audio[b : b + _BLOCK_ROWS] - folded[caption_clip[b : b + _BLOCK_ROWS]], axis=1
+            )
+            for b in blocks
+        ]
+    )
 
 
 def _header(

@@ -81,6 +81,19 @@ class TextChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedStock:
+    """The stock that a plan was made from.
+
+    Attributes:
+        stock: what is stored.
+        manifest_version: of the manifest that it goes by; None where there was none.
+    """
+
+    stock: Stock
+    manifest_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class CachePlan:
     """What a cache still lacks.
 
@@ -94,6 +107,8 @@ class CachePlan:
         retried: clips and captions among those to embed that failed before.
         verified: recordings whose size or version changed while their bytes did not; give it to
             `finish_cache`, which otherwise hashes them again.
+        stock: what is stored, where nothing is to be embedded; give it to `finish_cache`, which
+            otherwise takes stock again.
     """
 
     audio_chunks: tuple[AudioChunk, ...]
@@ -104,6 +119,7 @@ class CachePlan:
     captions_stored: int
     retried: int
     verified: Mapping[str, Verified]
+    stock: PlannedStock | None = None
 
 
 def plan_cache(
@@ -163,7 +179,10 @@ def plan_cache(
             continue
     size = chunk_size or default_chunk_size(str(audio.settings.get("encoder", "")))
     stamps = [ShardStamp.of(header, side, manifest.revision if manifest else 0) for side in SIDES]
-    return _cut(clips, stamps, stock, failures, size)
+    plan = _cut(clips, stamps, stock, failures, size)
+    if plan.audio_chunks or plan.text_chunks:
+        return plan
+    return replace(plan, stock=PlannedStock(stock, found[2] if found else None))
 
 
 def shuffled(plan: CachePlan, seed: str) -> CachePlan:

@@ -100,17 +100,25 @@ def _prune_partial(
     files: Sequence[FileInfo],
     reason: str,
 ) -> PruneSummary:
-    """Of a cache that is not whole, only what belongs to another encoder, generation or cache."""
+    """Of a cache that is not whole, only what `--force` has replaced: rows of earlier generations.
+
+    What else does not belong to its header stays: it may be the header that is in the wrong place.
+    """
     named = {e.name for side in SIDES for e in manifest.side(side).shards} if manifest else set()
     others = _unnamed(folder, files, named if manifest and manifest.belongs_to(header) else set())
-    stamps = {side: ShardStamp.of(header, side) for side in SIDES}
-    foreign = [o for o in others if o.keys is not None and o.keys.stamp != stamps[o.side]]
-    kept = tuple(o.file.name for o in others if o not in foreign)
-    _delete(folder, [other.file.name for other in foreign])
+    replaced = [
+        o
+        for o in others
+        if o.keys is not None
+        and o.keys.stamp is not None
+        and o.keys.stamp.generation < header.side(o.side).generation
+    ]
+    kept = tuple(other.file.name for other in others if other not in replaced)
+    _delete(folder, [other.file.name for other in replaced])
     return PruneSummary(
         url=folder.url,
-        deleted=len(foreign),
-        deleted_bytes=sum(other.file.size_bytes for other in foreign),
+        deleted=len(replaced),
+        deleted_bytes=sum(other.file.size_bytes for other in replaced),
         rewritten=0,
         rows=0,
         kept=kept,

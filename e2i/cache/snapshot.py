@@ -25,7 +25,7 @@ from e2i.cache.layout import (
     SNAPSHOT_NAMES,
     SNAPSHOT_TEXT_NAME,
 )
-from e2i.cache.reader import Cache, open_cache
+from e2i.cache.reader import Cache
 from e2i.errors import StorageNotFoundError
 from e2i.storage import Folder
 
@@ -35,20 +35,20 @@ AUTO_BELOW_BYTES = 2**30
 _MANIFEST_FIELD = "manifest_sha256"
 
 
-def write_snapshot(folder: Folder, mode: SnapshotMode = "auto") -> bool:
+def write_snapshot(cache: Cache, mode: SnapshotMode = "auto") -> bool:
     """Bring the snapshot of a finished cache up to date; whether it was written.
 
     A snapshot that is out of date and not to be written is deleted.
 
     Args:
-        folder: the cache.
+        cache: a finished one.
         mode: `auto` writes it when both tensors take less than 1 GiB together.
 
     Raises:
-        CacheError: the cache is not finished, or damaged.
+        CacheError: the cache is damaged.
         StorageError: the store refused.
     """
-    cache = open_cache(folder)
+    folder = cache.folder
     wanted = mode == "always" or (mode == "auto" and _size(cache) < AUTO_BELOW_BYTES)
     if is_current(cache):
         return False

@@ -48,6 +48,11 @@ def look_up(audio_root: Folder, names: Iterable[str]) -> dict[str, FileInfo]:
         if listed is not None:
             return listed
     if audio_root.local_path is not None:
+        try:
+            return audio_root.infos(wanted)
+        except E2IError as error:
+            if is_transient(error):
+                raise
         found = [_info(audio_root, name) for name in wanted]
     else:
         with ThreadPoolExecutor(READERS) as pool:

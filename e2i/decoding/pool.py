@@ -78,8 +78,8 @@ class DecodingPool:
             StorageError: there is no room for temporary files.
         """
         with contextlib.ExitStack() as stack:
-            source = _as_file(recording, stack)
-            target = stack.enter_context(tempfile.TemporaryFile())
+            source = recording if not isinstance(recording, bytes) else _file(stack, recording)
+            target = _file(stack)
             for attempt in range(_ATTEMPTS):
                 process = self._free.get()
                 try:
@@ -103,8 +103,10 @@ class DecodingPool:
 
     def close(self) -> None:
         """End those that are idle; others are started when they are needed."""
+        idle = []
         with contextlib.suppress(queue.Empty):
-            idle = [self._free.get_nowait() for _ in range(self._free.qsize())]
+            while True:
+                idle.append(self._free.get_nowait())
         for process in idle:
             if process is not None:
                 process.end()
@@ -158,13 +160,12 @@ class WaveformLoader:
         )
 
 
-def _as_file(recording: bytes | BinaryIO, stack: contextlib.ExitStack) -> BinaryIO:
-    if not isinstance(recording, bytes):
-        return recording
+def _file(stack: contextlib.ExitStack, content: bytes = b"") -> BinaryIO:
+    """A temporary file without a name."""
     try:
         file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `stack` closes it
-        file.write(recording)
+        file.write(content)
         file.flush()
     except OSError as error:
-        raise translation.from_os_error(error, "write", tempfile.gettempdir()) from error
+        raise translation.from_os_error(error, "write", "temporary files") from error
     return file

@@ -60,6 +60,9 @@ class DecodingProcess:
 
     Args:
         serve: `module:function` that it runs, for tests; it takes the descriptor of a socket.
+
+    Raises:
+        NotBegunError: the system starts no more processes.
     """
 
     def __init__(self, serve: str = _SERVE) -> None:
@@ -81,6 +84,10 @@ class DecodingProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=self._last_words,
                 )
+        except OSError as error:
+            self._connection.close()
+            self._last_words.close()
+            raise _not_begun(str(error)) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -161,11 +168,7 @@ class DecodingProcess:
             self._last_words.seek(0)
             said = self._last_words.read().decode(errors="replace").strip().splitlines()
             self.end()
-            got = said[-1] if said else type(error).__name__
-            raise NotBegunError(
-                f"a decoding process does not start: got {got}, expected it to take a recording. "
-                "Check that this Python can start processes, and that memory is left."
-            ) from None
+            raise _not_begun(said[-1] if said else type(error).__name__) from None
 
     def _answer(self, timeout_s: float) -> dict[str, Any]:
         """The next line that it sends."""
@@ -202,6 +205,13 @@ class DecodingProcess:
 
 class _EndedError(Exception):
     """Nobody is at the other end."""
+
+
+def _not_begun(got: str) -> NotBegunError:
+    return NotBegunError(
+        f"a decoding process does not start: got {got}, expected it to take a recording. Check "
+        "that this Python can start processes, and that memory is left."
+    )
 
 
 def _hangs(name: str, timeout_s: float) -> AudioError:

@@ -44,7 +44,7 @@ from e2i.training.device import resolve_device
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_A_BATCH = {"cpu": 1024, "mps": 8192, "cuda": 65_536}
+TOKENS_A_BATCH = {"cpu": 512, "mps": 8192, "cuda": 65_536}
 """Tokens of one forward pass by device: what was quickest on a CPU, what keeps a GPU busy."""
 
 _TRIED = "A dog barks far away while rain falls on a tin roof."

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from e2i.encoders.model_files import ModelFiles
-from e2i.encoders.products import TOLERANCE, pack_linears
+from e2i.encoders.products import TOLERANCE, PackedLinear, pack_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _log = logging.getLogger(__name__)
+_ACTIVATION = "intermediate_act_fn"
 _lock = threading.RLock()
 
 
@@ -94,22 +96,29 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
 def pack_model(model: nn.Module, probe: Callable[[], Tensor]) -> None:
     """Give a model the fast exact products of `products`, if it then still gives the same.
 
-    Some models look at a layer's weights themselves, which packed layers do not show: those stay
-    as they are.
+    Where a layer is followed by an exact GELU, as in BERT and its like, both become one pass. Some
+    models look at a layer's weights themselves, which packed layers do not show: those stay as they
+    are.
 
     Args:
         model: on its device.
         probe: what the model makes of some input; raises what the model raises.
     """
-    layers = [
+    replaceable = (nn.Linear, GELUActivation, nn.GELU)
+    before = [
         (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
-        if isinstance(layer, nn.Linear)
+        if isinstance(layer, replaceable)
     ]
     expected = probe()
     if not pack_linears(model):
         return
+    for parent in model.modules():
+        layer, activation = getattr(parent, "dense", None), parent._modules.get(_ACTIVATION)
+        if isinstance(layer, PackedLinear) and _is_exact_gelu(activation):
+            setattr(parent, "dense", _LinearGelu(layer))  # noqa: B010 - any module's attribute
+            setattr(parent, _ACTIVATION, nn.Identity())
     try:
         off = (probe() - expected).norm() / expected.norm()
         same = bool(off <= TOLERANCE.get(next(model.parameters()).dtype, 0.0))
@@ -117,8 +126,25 @@ def pack_model(model: nn.Module, probe: Callable[[], Tensor]) -> None:
         same = False
     if not same:
         _log.warning("the model does not work with packed products: torch's own are used")
-        for parent, name, layer in layers:
+        for parent, name, layer in before:
             setattr(parent, name, layer)
+
+
+class _LinearGelu(nn.Module):
+    """A packed layer and the GELU after it."""
+
+    def __init__(self, layer: PackedLinear) -> None:
+        super().__init__()
+        self._layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._layer.forward_gelu(inputs)
+
+
+def _is_exact_gelu(activation: nn.Module | None) -> bool:
+    if isinstance(activation, nn.GELU):
+        return activation.approximate == "none"
+    return isinstance(activation, GELUActivation) and activation.act is nn.functional.gelu
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from e2i.cache.header import CacheHeader, read_header
 from e2i.cache.layout import HEADER_NAME, SIDES, Side, is_shard, parse_document
 from e2i.cache.reader import open_cache
 from e2i.cache.shards import ShardStamp, read_keys
+from e2i.cache.snapshot import is_current
 from e2i.errors import ConfigError, HubBusyError, StaleWriteError
 from e2i.hub.card import CARD_NAME, CardFacts, data_card, speaks_of
 from e2i.hub.config import HubConfig
@@ -196,7 +197,7 @@ class Mirror:
         Args:
             images: packs of pseudo-images, by name below the cache.
             cache: send shards and documents.
-            snapshot: send the tensors of the original's form as well.
+            snapshot: send the tensors of the original's form as well, where they are up to date.
 
         Raises:
             CacheError: the cache is not finished.
@@ -205,7 +206,7 @@ class Mirror:
         """
         opened = open_cache(self._folder)
         outgoing = whole_cache(opened) if cache else Outgoing()
-        if snapshot:
+        if snapshot and (opened.read is not None or is_current(opened)):
             outgoing.large |= snapshot_files(self._folder)
         outgoing.large |= images or {}
         facts = CardFacts.of(opened, images or {}, with_shards=cache and opened.read is None)

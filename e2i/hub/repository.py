@@ -286,7 +286,10 @@ def _groups(files: Mapping[str, Content]) -> Iterator[list[tuple[str, Content]]]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The client's own bars and retry messages are left out: errors say what is to be said."""
+    """The client's bars, retry messages and requests are left out: errors say what is to be said.
+
+    Its HTTP client logs URLs, those with a signature too.
+    """
     from huggingface_hub.utils import logging as client_logging  # noqa: PLC0415
     from huggingface_hub.utils.tqdm import (  # noqa: PLC0415
         are_progress_bars_disabled,
@@ -294,6 +297,9 @@ def _quiet() -> Iterator[None]:
         enable_progress_bars,
     )
 
+    requests = logging.getLogger("httpx2")
+    level = requests.level
+    requests.setLevel(logging.WARNING)
     were_disabled, verbosity = are_progress_bars_disabled(), client_logging.get_verbosity()
     if not were_disabled:
         disable_progress_bars()
@@ -301,6 +307,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        requests.setLevel(level)
         client_logging.set_verbosity(verbosity)
         if not were_disabled:
             enable_progress_bars()

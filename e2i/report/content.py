@@ -30,6 +30,7 @@ from e2i.report.sheet import SheetRow
 from e2i.retrieval.config import EvaluationConfig
 from e2i.retrieval.evaluation import RECALL_CUTOFFS, Score
 from e2i.training.evaluate import Evaluation
+from e2i.training.selection import chosen_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ def _model(model: ScoredModel, edges: tuple[int, ...]) -> ModelContent:
 
 def _curve(checkpoint: Checkpoint) -> TrainingCurve:
     record = checkpoint.record
-    metric = record.training.selection_metric
+    metric = chosen_by(record.training.selection_metric, record.history[0].metrics)
 
     def series(name: str) -> tuple[float, ...]:
         values = [epoch.metrics.get(name) for epoch in record.history]

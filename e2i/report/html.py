@@ -34,6 +34,10 @@ _DIRECTIONS = {
         "Text to audio",
         "Each caption is searched with; the clips are ranked. One clip is right.",
     ),
+    "text_to_audio_multi": (
+        "Text to audio, all right clips",
+        "Of the captions of which it is known which clips answer them, each of these counts.",
+    ),
     "audio_to_text": (
         "Audio to text",
         "Each clip is searched with; the captions are ranked. All of its captions are right.",
@@ -104,11 +108,16 @@ def _directions(content: ReportContent) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for direction, (title, explanation) in _DIRECTIONS.items():
         prefix = f"{direction}_"
-        keys = [key for key in content.models[0].scores if key.startswith(prefix)]
+        keys = [key for key in content.models[0].scores if _direction_of(key) == direction]
         if keys:
             rows = [(key, key.removeprefix(prefix).replace("_", " ")) for key in keys]
             found.append({"title": title, "explanation": explanation, "rows": rows})
     return found
+
+
+def _direction_of(key: str) -> str:
+    """The direction that a score's key begins with; the longest that there is."""
+    return max((d for d in _DIRECTIONS if key.startswith(f"{d}_")), key=len, default="")
 
 
 @cache

@@ -9,6 +9,7 @@ from e2i.encoders.protocols import Settings
 from e2i.heads.checkpoint import Checkpoint
 from e2i.retrieval.config import EvaluationConfig
 from e2i.training.evaluate import Evaluation
+from e2i.training.selection import chosen_by
 
 Facts = Mapping[str, str]
 """Names and values, in the order in which they are shown."""
@@ -79,7 +80,7 @@ def _model_facts(checkpoint: Checkpoint | None, url: str) -> Facts:
         "checkpoint": url or "not stored",
         "written by": f"e2i {record.e2i_version}",
         "epoch": f"{record.best_epoch} of {len(record.history)}, chosen by validation "
-        f"{record.training.selection_metric}",
+        f"{chosen_by(record.training.selection_metric, checkpoint.metrics)}",
         "seed": str(record.training.seed),
         "caches": "; ".join(trained_on),
         **_plain(heads),

@@ -78,6 +78,40 @@ def bootstrap_intervals(
         _require_all_clips(name, metric, num_clips)
     if not metrics:
         return {}
+    drawn = _resampled(metrics, num_clips, resamples, seed)
+    intervals: dict[str, Interval] = {}
+    for name, metric in metrics.items():
+        values = np.sort(drawn[name])
+        if metric.statistic == "mean":
+            levels = _accelerated(values, metric, num_clips)
+        else:
+            levels = _plain_levels()
+        low, high = np.quantile(values, levels)
+        intervals[name] = Interval(float(low), float(high))
+    return intervals
+
+
+def bootstrap_median_differences(
+    first: QueryValues, second: QueryValues, num_clips: int, resamples: int, seed: int
+) -> Interval:
+    """The interval of the difference of two medians, both taken of the same resampled clips.
+
+    Args:
+        first: a median.
+        second: another, of the same clips.
+        num_clips: C, at least 2.
+        resamples: draws, at least 1.
+        seed: the same seed and values give the same interval.
+    """
+    drawn = _resampled({"first": first, "second": second}, num_clips, resamples, seed)
+    low, high = np.quantile(drawn["first"] - drawn["second"], _plain_levels())
+    return Interval(float(low), float(high))
+
+
+def _resampled(
+    metrics: Mapping[str, QueryValues], num_clips: int, resamples: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Each metric on each resample of the clips, float64 (resamples,), one draw for all."""
     means = {name: m for name, m in metrics.items() if m.statistic == "mean"}
     medians = {name: _Median.of(m, num_clips) for name, m in metrics.items() if name not in means}
     sums = [_per_clip(m.clip, num_clips, m.values) for m in means.values()]
@@ -91,13 +125,7 @@ def bootstrap_intervals(
             drawn[name].append(totals[:, i] / totals[:, len(means) + i])
         for i, (name, median) in enumerate(medians.items()):
             drawn[name].append(median.resampled(weights, totals[:, 2 * len(means) + i]))
-    intervals: dict[str, Interval] = {}
-    for name, metric in metrics.items():
-        values = np.sort(np.concatenate(drawn[name]))
-        levels = _accelerated(values, metric, num_clips) if name in means else _plain_levels()
-        low, high = np.quantile(values, levels)
-        intervals[name] = Interval(float(low), float(high))
-    return intervals
+    return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
 
 
 def _draws(num_clips: int, resamples: int, seed: int, rows: int) -> Iterator[NDArray[np.float64]]:

@@ -168,8 +168,8 @@ def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     entry = entry.sort(dim=1, descending=True).values
     if scores.shape[1] < _SORT_FROM:
         each = [scores[:, j : j + 1] for j in range(scores.shape[1])]
-        above = torch.stack([(block > score).sum(1, dtype=torch.int32) for score in each], dim=1)
-        tied = torch.stack([(block == score).sum(1, dtype=torch.int32) for score in each], dim=1)
+        above = torch.stack([_true_in_row(block > score) for score in each], dim=1)
+        tied = torch.stack([_true_in_row(block == score) for score in each], dim=1)
     else:
         ascending = block.sort(dim=1).values
         at_or_below = torch.searchsorted(ascending, scores, right=True)
@@ -182,6 +182,11 @@ def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         torch.where(entry, first, entry.sum(dim=1, keepdim=True)),
         (behind - first).masked_fill(~entry, 1),
     )
+
+
+def _true_in_row(mask: Tensor) -> Tensor:
+    """How many of each row are true; as bytes they are added up twice as fast as as truths."""
+    return mask.view(torch.uint8).sum(1, dtype=torch.int32)
 
 
 def _runs(scores: Tensor, entry: Tensor) -> tuple[Tensor, Tensor]:

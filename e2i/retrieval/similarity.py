@@ -1,7 +1,8 @@
 """Cosine similarity of projections, in row blocks, exact enough that equal candidates tie.
 
 Conventions: text (N, P) and audio (C, P) projections; a block is (q, candidates) float32, its rows
-consecutive queries. A zero projection is equally far from everything: its scores are 0.
+consecutive queries. A zero projection is equally far from everything: its scores are 0. Of several
+models, whose P may differ, the similarities are added up.
 
 Two things would quietly turn ties into an order, or an order into ties, and are kept out:
 - a matrix product may add up its last columns in another sequence than the others, so that equal
@@ -12,8 +13,9 @@ Two things would quietly turn ties into an order, or an order into ties, and are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -58,28 +60,61 @@ def unit_rows(projections: Tensor, subject: str) -> Tensor:
     return rows.div_(norms.masked_fill_(norms == 0, 1.0)).add_(0.0)
 
 
-class CosineSimilarity:
-    """Scores of all captions against all clips of a split, served in blocks of either direction."""
+Projected = Tensor | Sequence[Tensor]
+"""Rows (B, P) of one model, or of each of several models the same rows in one order."""
 
-    def __init__(self, text: Tensor, audio: Tensor) -> None:
+
+class Similarity(Protocol):
+    """Scores of all captions against all clips, served in blocks of either direction."""
+
+    num_captions: int
+    num_clips: int
+
+    def text_to_audio(self, queries: int) -> Iterator[Tensor]:
+        """Blocks (q, candidates) of `queries` captions each, in the order of the captions."""
+
+    def audio_to_text(self, queries: int) -> Iterator[Tensor]:
+        """Blocks (q, candidates) of `queries` clips each, in the order of the clips."""
+
+
+class CosineSimilarity:
+    """Cosines of all captions and all clips of a split, served in blocks of either direction.
+
+    Attributes:
+        num_captions: queries text→audio: the first rows of the text.
+        num_clips: queries audio→text: the first rows of the audio.
+        text: float32 (N, P), a row a caption: unit rows, those of several models side by side, so
+            that the product of two rows is their score.
+        audio: float32 (C, P), a row a clip, likewise.
+    """
+
+    def __init__(
+        self,
+        text: Projected,
+        audio: Projected,
+        *,
+        num_captions: int | None = None,
+        num_clips: int | None = None,
+    ) -> None:
         """Normalize, and find the rows that are equal.
 
         Args:
-            text: (N, P), one row a caption.
-            audio: (C, P), one row a clip, on the device of `text`.
+            text: (N, P), one row a caption; of several models one tensor each.
+            audio: (C, P), one row a clip, on the device of `text`; likewise.
+            num_captions: captions that are searched with; those behind them are candidates only.
+                None: all.
+            num_clips: clips that are searched with, likewise.
 
         Raises:
             RetrievalInputError: not matrices of one width, or a row is not finite.
         """
-        self._text, self._text_copies = distinct_rows(unit_rows(text, "caption"))
-        self._audio, self._audio_copies = distinct_rows(unit_rows(audio, "clip"))
-        if text.shape[1] != audio.shape[1]:
-            raise RetrievalInputError(
-                f"text and audio projections differ in width: got {text.shape[1]} and "
-                f"{audio.shape[1]}, expected one joint space. Use the two heads of one checkpoint."
-            )
+        self.text, self.audio = _joint_rows(text, audio)
+        self.num_captions = len(self.text) if num_captions is None else num_captions
+        self.num_clips = len(self.audio) if num_clips is None else num_clips
+        self._text, self._text_copies = distinct_rows(self.text)
+        self._audio, self._audio_copies = distinct_rows(self.audio)
         self._kept: Tensor | None = None
-        if len(text) * len(audio) <= _CELLS_KEPT:
+        if len(self.text) * len(self.audio) <= _CELLS_KEPT:
             with _full_precision(self._text.device):
                 scores = self._text @ self._audio.T
             self._kept = _spread(_spread(scores, self._text_copies, 0), self._audio_copies, 1)
@@ -87,14 +122,45 @@ class CosineSimilarity:
     def text_to_audio(self, queries: int) -> Iterator[Tensor]:
         """Blocks (q, C) of `queries` captions each, in the order of the captions."""
         if self._kept is not None:
-            return _rows(self._kept, queries)
-        return _products(self._text, self._text_copies, self._audio, self._audio_copies, queries)
+            return _rows(self._kept[: self.num_captions], queries)
+        rows = _Rows(self._text, self._text_copies, self.num_captions)
+        return _products(rows, self._audio, self._audio_copies, queries)
 
     def audio_to_text(self, queries: int) -> Iterator[Tensor]:
         """Blocks (q, N) of `queries` clips each, in the order of the clips."""
         if self._kept is not None:
-            return (columns.contiguous() for columns in _rows(self._kept.T, queries))
-        return _products(self._audio, self._audio_copies, self._text, self._text_copies, queries)
+            columns = self._kept[:, : self.num_clips]
+            return (block.contiguous() for block in _rows(columns.T, queries))
+        rows = _Rows(self._audio, self._audio_copies, self.num_clips)
+        return _products(rows, self._text, self._text_copies, queries)
+
+
+def _joint_rows(text: Projected, audio: Projected) -> tuple[Tensor, Tensor]:
+    """Unit rows of either side, of several models side by side."""
+    texts = [text] if isinstance(text, Tensor) else list(text)
+    audios = [audio] if isinstance(audio, Tensor) else list(audio)
+    rows = [
+        (unit_rows(captions, "caption"), unit_rows(clips, "clip"))
+        for captions, clips in zip(texts, audios, strict=True)
+    ]
+    for captions, clips in rows:
+        if captions.shape[1] != clips.shape[1]:
+            raise RetrievalInputError(
+                "text and audio projections differ in width: got "
+                f"{captions.shape[1]} and {clips.shape[1]}, expected one joint space. "
+                "Use the two heads of one checkpoint."
+            )
+    if len(rows) == 1:
+        return rows[0]
+    return torch.cat([t for t, _ in rows], dim=1), torch.cat([a for _, a in rows], dim=1)
+
+
+class _Rows(NamedTuple):
+    """Queries as distinct rows; `copies` says which row each is, None where all are distinct."""
+
+    distinct: Tensor
+    copies: Tensor | None
+    total: int
 
 
 def _rows(scores: Tensor, size: int) -> Iterator[Tensor]:
@@ -102,18 +168,14 @@ def _rows(scores: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def _products(
-    queries: Tensor,
-    query_copies: Tensor | None,
-    candidates: Tensor,
-    candidate_copies: Tensor | None,
-    size: int,
+    queries: _Rows, candidates: Tensor, candidate_copies: Tensor | None, size: int
 ) -> Iterator[Tensor]:
-    total = len(queries) if query_copies is None else len(query_copies)
-    for start in range(0, total, size):
-        if query_copies is None:
-            rows = queries[start : start + size]
+    for start in range(0, queries.total, size):
+        chosen = slice(start, min(start + size, queries.total))
+        if queries.copies is None:
+            rows = queries.distinct[chosen]
         else:
-            rows = queries[query_copies[start : start + size]]
+            rows = queries.distinct[queries.copies[chosen]]
         with _full_precision(rows.device):
             block = rows @ candidates.T
         yield _spread(block, candidate_copies, 1)

@@ -5,7 +5,7 @@ Conventions: names are checked here, once, for all back ends; the back end does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -133,6 +133,14 @@ class Folder:
         """The object, or None."""
         check_name(name)
         return self._store.info(name)
+
+    def infos(self, names: Iterable[str]) -> dict[str, FileInfo]:
+        """The objects under these names, by name; those that do not exist are left out."""
+        wanted = list(names)
+        for name in wanted:
+            if "/" in name or "\0" in name or name.startswith(".") or not name:
+                check_name(name)
+        return self._store.infos(wanted)
 
     def files(self, below: str = "") -> list[FileInfo]:
         """All objects in the folder `below`, at any depth, sorted by name; empty if there are none.

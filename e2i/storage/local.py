@@ -25,7 +25,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -134,6 +134,21 @@ class LocalStore(Store):
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return _describe(name, found) if stat.S_ISREG(found.st_mode) else None
+
+    def infos(self, names: Sequence[str]) -> dict[str, FileInfo]:
+        """As `info`, with less done a name: there may be a million of them."""
+        found: dict[str, FileInfo] = {}
+        start = join(self._root, "x")[:-1]
+        for name in names:
+            try:
+                status = os.stat(start + name)  # noqa: PTH116
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise translation.from_os_error(error, "read", start + name) from error
+            if stat.S_ISREG(status.st_mode):
+                found[name] = _describe(name, status)
+        return found
 
     def files(self, below: str) -> list[FileInfo]:
         with self._translated("list", below):

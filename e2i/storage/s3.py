@@ -5,6 +5,9 @@ Conventions: one PUT an object, so nobody sees a part of it; `If-None-Match: *` 
 come from the storage options, else from where botocore looks (`AWS_ENDPOINT_URL`, `AWS_PROFILE`,
 `AWS_ACCESS_KEY_ID`, ..., `~/.aws`).
 
+Credentials that the server no longer takes are fetched anew from there, once a request, unless they
+were given as options; those with an expiry date botocore renews before it comes.
+
 Retries: a failed request is repeated twice within a second or two, then it is a
 `StorageUnavailableError`; waiting out an outage is the caller's business. An answer may be lost on
 the way, and the HTTP client too repeats a PUT whose connection broke: each conditional PUT carries
@@ -23,6 +26,7 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-reques
 from __future__ import annotations
 
 import io
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -52,6 +56,7 @@ _CLIENT = {
 }
 _PAGE = 1000
 _MARK = "e2i-write"
+_renewing = threading.Lock()
 
 
 class S3Store(Store):
@@ -210,14 +215,21 @@ class S3Store(Store):
         """Send a request, again after a failure that may pass, and translate its errors."""
         started = time.monotonic()
         pauses = iter(_PAUSES_S)
+        renewable = not {"key", "secret", "anon"} & self._options.keys()
+        client: object = None
         while True:
             try:
                 file_system = s3fs.S3FileSystem(**self._options)
                 file_system.retries = 1  # s3fs repeats on top of botocore; here is the only place
+                client = file_system._s3
                 return request(file_system)
             except StorageError:
                 raise
             except Exception as error:
+                if renewable and client is not None and s3_errors.credentials_refused(error):
+                    renewable = False
+                    _renew(file_system, client)
+                    continue
                 translated = s3_errors.translate(error, action, self._where(name), self._secrets)
                 if translated is None:
                     raise
@@ -227,6 +239,13 @@ class S3Store(Store):
                     cause = s3_errors.cause_of(error)
                     raise translated from translation.showable(cause, self._secrets)
                 time.sleep(pause)
+
+
+def _renew(file_system: s3fs.S3FileSystem, refused: object) -> None:
+    """A session with credentials fetched anew, unless another thread has made one since."""
+    with _renewing:
+        if file_system._s3 is refused:
+            file_system.connect(refresh=True)
 
 
 def _version(response: Mapping[str, Any]) -> str:

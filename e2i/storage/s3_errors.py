@@ -30,6 +30,19 @@ _NOT_ALLOWED = {
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
 }
+_RENEWABLE = {
+    "401",
+    "403",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+"""What a server says of credentials that have been replaced; to HEAD the bare status."""
+
 _MAY_PASS = {
     "BadDigest",
     "BandwidthLimitExceeded",
@@ -95,6 +108,14 @@ def cause_of(error: Exception) -> Exception:
 def may_pass(error: E2IError) -> bool:
     """Whether to send the request again at once."""
     return isinstance(error, StorageUnavailableError)
+
+
+def credentials_refused(error: Exception) -> bool:
+    """Whether the server refused the credentials themselves: newer ones may be there to fetch."""
+    error = cause_of(error)
+    if not isinstance(error, boto.ClientError):
+        return False
+    return str(error.response.get("Error", {}).get("Code", "")) in _RENEWABLE
 
 
 def translate(error: Exception, action: str, where: str, secrets: Iterable[str]) -> E2IError | None:

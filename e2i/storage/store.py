@@ -8,6 +8,7 @@ Conventions: names are checked before they come here; `Folder` documents the met
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -56,6 +57,10 @@ class Store(ABC):
 
     @abstractmethod
     def info(self, name: str) -> FileInfo | None: ...
+
+    def infos(self, names: Sequence[str]) -> dict[str, FileInfo]:
+        found = {name: self.info(name) for name in names}
+        return {name: info for name, info in found.items() if info is not None}
 
     @abstractmethod
     def files(self, below: str) -> list[FileInfo]:

@@ -32,7 +32,7 @@ from e2i.training.batches import DistinctClipBatches, EpochPlan, RandomPairBatch
 from e2i.training.config import TrainingConfig
 from e2i.training.pairs import Pairs, PairTensors
 from e2i.training.schedule import step_lrs
-from e2i.training.selection import Validation, is_better
+from e2i.training.selection import Validation, chosen_by, is_better
 from e2i.training.state import TrainingState
 
 
@@ -142,7 +142,7 @@ class TrainingRun:
             raise RunFailedError(message)
         trained = time.perf_counter()
         metrics = self._validation.scores(self._model)
-        metric = self.config.selection_metric
+        metric = chosen_by(self.config.selection_metric, metrics)
         best = self.best
         is_best = is_better(metric, metrics[metric], None if best is None else best.metrics[metric])
         if is_best:

@@ -1,12 +1,13 @@
 """Scoring a checkpoint on a cache, on clips that it has not seen.
 
-Decides: a clip is (data set, split, clip id). Where clips were held out of the cache for testing,
-evaluating on that cache means those; where training or selection saw clips of it otherwise, it is
-refused. Scores on seen clips are had by asking for them, and are marked as such.
+Decides: what is scored is one checkpoint, an ensemble of several (their similarities are added up),
+or the embeddings as they are; `scored_clips` says on which clips. More candidates, a correction
+for hubs and a file of relevant clips may be asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +16,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2i.cache.embeddings import CachedEmbeddings
-from e2i.errors import CheckpointError, SeenClipsError
+from e2i.errors import CheckpointError
 from e2i.heads.checkpoint import Checkpoint
-from e2i.heads.clip_roles import clip_digest
-from e2i.heads.config import HeadsConfig
 from e2i.retrieval.config import EvaluationConfig
-from e2i.retrieval.evaluation import RetrievalScores, evaluate_projections
+from e2i.retrieval.evaluation import RelevantClips, RetrievalScores, evaluate_similarity
+from e2i.retrieval.hubness import HubnessCorrected
+from e2i.retrieval.relevance import Relevance, join_relevance
+from e2i.retrieval.similarity import CosineSimilarity, Similarity
+from e2i.training.caption_bank import bank_captions
 from e2i.training.device import resolve_device
-from e2i.training.pairs import Pairs, cache_name, check_embeddings, clip_keys
-from e2i.training.project import project
-from e2i.training.pseudo_images import LoadStored, stored_images
+from e2i.training.joint_space import JointSpace, all_pairs
+from e2i.training.pairs import Pairs, cache_name, check_alike, check_embeddings, clip_keys
+from e2i.training.pseudo_images import LoadStored
+from e2i.training.scored_clips import clips_to_score, require_strangers
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What an evaluation takes beside a checkpoint and a cache.
+
+    Attributes:
+        others: checkpoints that make an ensemble with the first.
+        relevance: which clips answer some of the captions.
+        failed_clips: clips of the split that the cache could not embed.
+        distractors: more candidates, which answer nothing.
+        bank: training captions, to correct for hubs.
+    """
+
+    others: tuple[Checkpoint, ...] = ()
+    relevance: Relevance | None = None
+    failed_clips: frozenset[str] = frozenset()
+    distractors: CachedEmbeddings | None = None
+    bank: CachedEmbeddings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +62,13 @@ class Evaluation:
         part: `all` clips of the cache, or its `test` part.
         clip_ids: C clips that were scored.
         caption_ids: N captions that were scored.
+        captions: their texts.
         notes: what a reader of the scores has to know, in sentences.
+        similarity: what the scores were made of.
+        audio: float32 (C, P), the clips' projections; the product with a caption's is their
+            similarity, before any correction.
+        text: float32 (N, P), the captions' projections.
+        distractor_ids: `<data set>/<split>/<clip id>` of the candidates behind the C clips.
     """
 
     retrieval: RetrievalScores
@@ -47,7 +76,12 @@ class Evaluation:
     part: str
     clip_ids: tuple[str, ...]
     caption_ids: tuple[str, ...]
+    captions: tuple[str, ...]
     notes: tuple[str, ...]
+    similarity: Similarity
+    audio: Tensor
+    text: Tensor
+    distractor_ids: tuple[str, ...] = ()
 
 
 def evaluate_checkpoint(
@@ -59,6 +93,7 @@ def evaluate_checkpoint(
     batch_size: int = 1024,
     device: str = "auto",
     load_stored: LoadStored | None = None,
+    extras: Extras = Extras(),
 ) -> Evaluation:
     """Retrieval scores of a checkpoint on a cache.
 
@@ -71,85 +106,134 @@ def evaluate_checkpoint(
         device: a device's name, or `auto`.
         load_stored: reads the cache's stored pseudo-images, where a CNN was told to take them from
             there. Without it images are generated: the same pixels.
+        extras: more checkpoints, candidates and relevant clips, and a bank of captions.
 
     Raises:
         CheckpointError: encoders or dimensions differ, or there is no checkpoint and the two
             sides have different dimensions.
-        SeenClipsError: the checkpoint was trained or selected on clips of this cache.
-        CacheError: the cache is empty or holds NaN.
-        ConfigError: no such device.
+        SeenClipsError: a checkpoint was trained or selected on clips of this cache, or on
+            distractors.
+        CacheError: a cache is empty or holds NaN.
+        FingerprintMismatchError: distractors or bank were made by other encoders.
+        ConfigError: no such device, or distractors or bank hold clips of the evaluation.
+        DatasetError: the relevance file is of another split.
         ImageError: images have to come from the disk, and one is missing or made otherwise.
     """
-    check_embeddings(cache)
-    if checkpoint is None:
-        _require_equal_dims(cache)
-    else:
-        _require_same_encoders(checkpoint, cache)
-    clips, part, seen = _clips_to_score(checkpoint, cache, allow_seen=allow_seen)
-    pairs = Pairs(
-        clip_keys(cache),
-        np.array(cache.audio, dtype=np.float32),
-        np.array(cache.text, dtype=np.float32),
-        np.array(cache.caption_clip, dtype=np.int64),
-        _images(checkpoint, cache, load_stored),
-    ).of_clips(clips)
-    audio, text = _projections(checkpoint, pairs, batch_size, resolve_device(device))
-    retrieval = evaluate_projections(text, audio, pairs.pair_clip, evaluation)
-    kept = np.isin(cache.caption_clip, clips)
+    checkpoints = () if checkpoint is None else (checkpoint, *extras.others)
+    _require_embeddings(checkpoints, cache, extras)
+    chosen = clips_to_score(checkpoints, cache, allow_seen=allow_seen)
+    seen = chosen.seen
+    if extras.distractors is not None:
+        seen |= require_strangers(extras.distractors, cache, checkpoints, allow_seen=allow_seen)
+    scored = _Scored.of(cache, chosen.clips)
+    relevant, notes = _relevant(extras, cache, scored)
+    space = JointSpace(checkpoints, batch_size, resolve_device(device), load_stored)
+    texts, audios = _candidates(space, scored, extras.distractors)
+    similarity = CosineSimilarity(
+        texts, audios, num_captions=len(scored.caption_ids), num_clips=len(scored.clips)
+    )
+    corrected: Similarity = similarity
+    if extras.bank is not None:
+        bank = bank_captions(extras.bank, checkpoints, scored.pairs.keys, scored.captions)
+        notes += _bank_notes(extras.bank, len(bank))
+        against_bank = CosineSimilarity(space.text(extras.bank.text[bank]), audios)
+        corrected = HubnessCorrected(similarity, against_bank, evaluation.sim_batch_size)
+    retrieval = evaluate_similarity(corrected, scored.pairs.pair_clip, evaluation, relevant)
     return Evaluation(
         retrieval=retrieval,
         seen=seen,
-        part=part,
-        clip_ids=tuple(key.clip_id for key in pairs.keys),
-        caption_ids=tuple(
-            caption for caption, keep in zip(cache.caption_ids, kept, strict=True) if keep
+        part=chosen.part,
+        clip_ids=tuple(key.clip_id for key in scored.pairs.keys),
+        caption_ids=scored.caption_ids,
+        captions=scored.captions,
+        notes=(
+            *_without_checkpoint(checkpoint),
+            *_notes(cache, retrieval, chosen.part, seen=seen),
+            *_extra_notes(extras),
+            *notes,
         ),
-        notes=_notes(cache, retrieval, part, seen=seen),
+        similarity=corrected,
+        audio=similarity.audio[: similarity.num_clips],
+        text=similarity.text[: similarity.num_captions],
+        distractor_ids=()
+        if extras.distractors is None
+        else tuple("/".join(key) for key in clip_keys(extras.distractors)),
     )
 
 
-def _projections(
-    checkpoint: Checkpoint | None, pairs: Pairs, batch_size: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Audio (C, P) and text (N, P) on the device."""
-    tensors = pairs.to(device, HeadsConfig() if checkpoint is None else checkpoint.record.heads)
-    if checkpoint is None:
-        return tensors.audio, tensors.text
-    return project(checkpoint.heads(device), tensors.audio, tensors.text, batch_size)
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """The clips of a cache that are scored, and their captions."""
+
+    cache: CachedEmbeddings
+    clips: NDArray[np.int64]
+    pairs: Pairs
+    caption_ids: tuple[str, ...]
+    captions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cache: CachedEmbeddings, clips: NDArray[np.int64]) -> _Scored:
+        kept = np.flatnonzero(np.isin(cache.caption_clip, clips)).tolist()
+        return cls(
+            cache=cache,
+            clips=clips,
+            pairs=all_pairs(cache).of_clips(clips),
+            caption_ids=tuple(cache.caption_ids[row] for row in kept),
+            captions=tuple(cache.captions[row] for row in kept),
+        )
 
 
-def _images(
-    checkpoint: Checkpoint | None, cache: CachedEmbeddings, load_stored: LoadStored | None
-) -> NDArray[np.uint8] | None:
-    """The stored pseudo-images, where they are to be read."""
-    if checkpoint is None or load_stored is None:
-        return None
-    return stored_images([cache], checkpoint.record.heads, load_stored)
+def _candidates(
+    space: JointSpace, scored: _Scored, distractors: CachedEmbeddings | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Text and audio by each checkpoint, distractors behind what is scored."""
+    texts, audios = space.both(scored.cache, scored.clips)
+    if distractors is None:
+        return texts, audios
+    more = space.both(distractors, np.arange(len(distractors.clip_ids)))
+    together = [
+        [torch.cat(parts) for parts in zip(own, others, strict=True)]
+        for own, others in zip((texts, audios), more, strict=True)
+    ]
+    return together[0], together[1]
 
 
-def _clips_to_score(
-    checkpoint: Checkpoint | None, cache: CachedEmbeddings, *, allow_seen: bool
-) -> tuple[NDArray[np.int64], str, bool]:
-    """Indices of the clips, the part they make up, and whether any of them was seen."""
-    everything = np.arange(len(cache.clip_ids))
-    if checkpoint is None:
-        return everything, "all", False
-    digests = [clip_digest(key) for key in clip_keys(cache)]
-    roles = checkpoint.clips
-    seen = [index for index, digest in enumerate(digests) if digest in roles.seen]
-    if allow_seen or not seen:
-        return everything, "all", bool(seen)
-    test = [index for index, digest in enumerate(digests) if digest in roles.test]
-    if test:
-        return np.array(test), "test", False
-    in_training = sum(digests[index] in roles.train for index in seen)
-    message = (
-        f"the checkpoint has seen clips of {cache_name(cache)}: got {in_training} that it was "
-        f"trained on and {len(seen) - in_training} that its epoch was chosen by, of "
-        f"{len(digests)} clips, the first {cache.clip_ids[seen[0]]!r}, expected none. Evaluate on "
-        "another cache, or pass --allow-seen to get scores marked as seen."
+def _relevant(
+    extras: Extras, cache: CachedEmbeddings, scored: _Scored
+) -> tuple[RelevantClips | None, tuple[str, ...]]:
+    """The relevant clips of the captions that are scored, and what to say of them."""
+    if extras.relevance is None:
+        return None, ()
+    relevant, left_out = join_relevance(
+        extras.relevance,
+        scored.captions,
+        [key.clip_id for key in scored.pairs.keys],
+        other_captions=cache.captions,
+        other_clips={*cache.clip_ids, *extras.failed_clips},
+        captions_may_be_missing=bool(extras.failed_clips),
     )
-    raise SeenClipsError(message)
+    note = (
+        f"text_to_audio_multi is over the {len(relevant.captions)} captions of which "
+        f"{extras.relevance.source} says which clips answer them."
+    )
+    if left_out:
+        note += f" {left_out} of its rows are about captions or clips that are not scored."
+    return relevant, (note,)
+
+
+def _require_embeddings(
+    checkpoints: Sequence[Checkpoint], cache: CachedEmbeddings, extras: Extras
+) -> None:
+    """Refuse embeddings that cannot be computed with, or that the checkpoints do not know."""
+    check_embeddings(cache)
+    for checkpoint in checkpoints:
+        _require_same_encoders(checkpoint, cache)
+    if not checkpoints:
+        _require_equal_dims(cache)
+    for other in (extras.distractors, extras.bank):
+        if other is not None:
+            check_embeddings(other)
+            check_alike(cache, other)
 
 
 def _require_same_encoders(checkpoint: Checkpoint, cache: CachedEmbeddings) -> None:
@@ -181,6 +265,16 @@ def _require_equal_dims(cache: CachedEmbeddings) -> None:
         raise CheckpointError(message)
 
 
+def _without_checkpoint(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """What has to be known where nothing was trained."""
+    if checkpoint is not None:
+        return ()
+    return (
+        "Zero-shot: the embeddings themselves are compared, without projection heads. That tells "
+        "something only where both encoders are of one space, as clap's are.",
+    )
+
+
 def _notes(
     cache: CachedEmbeddings, retrieval: RetrievalScores, part: str, *, seen: bool
 ) -> tuple[str, ...]:
@@ -198,3 +292,24 @@ def _notes(
             f"({retrieval.num_clips} clips, {retrieval.num_captions} captions)."
         )
     return tuple(notes)
+
+
+def _extra_notes(extras: Extras) -> tuple[str, ...]:
+    notes = []
+    if extras.others:
+        notes.append(
+            f"An ensemble: the similarities of {1 + len(extras.others)} checkpoints, added up."
+        )
+    if (others := extras.distractors) is not None:
+        notes.append(
+            f"Among the candidates are {len(others.clip_ids)} clips and {len(others.caption_ids)} "
+            f"captions of {cache_name(others)} that are never right."
+        )
+    return tuple(notes)
+
+
+def _bank_notes(bank: CachedEmbeddings, num_captions: int) -> tuple[str, ...]:
+    return (
+        f"Text to audio is corrected for hubs with {num_captions} captions of {cache_name(bank)} "
+        "as the bank; audio to text is as it is.",
+    )

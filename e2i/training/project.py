@@ -32,12 +32,23 @@ def project(
         (C, P) and (N, P), L2-normalized; equal rows where the inputs are equal.
     """
     return (
-        _by_distinct_rows(heads.project_audio, audio, batch_size),
-        _by_distinct_rows(heads.project_text, text, batch_size),
+        project_rows(heads.project_audio, audio, batch_size),
+        project_rows(heads.project_text, text, batch_size),
     )
 
 
-def _by_distinct_rows(head: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
+@torch.no_grad()
+def project_rows(head: Callable[[Tensor], Tensor], inputs: Tensor, batch_size: int) -> Tensor:
+    """One side through its head.
+
+    Args:
+        head: `project_audio` or `project_text` of heads on the device of the inputs.
+        inputs: (B, ...), as `project` takes them.
+        batch_size: rows of one forward pass, at most.
+
+    Returns:
+        (B, P), L2-normalized.
+    """
     rows, copies = distinct_rows(inputs)
     projections = torch.cat([head(batch) for batch in torch.split(rows, batch_size)])
     return projections if copies is None else projections[copies]

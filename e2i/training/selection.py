@@ -2,11 +2,14 @@
 
 Decides: scores come without intervals here (those belong to the final evaluation). Where there are
 fewer validation clips than the 10 that mAP@10 looks at, the first N places are all there is, so
-mAP@N stands in for it, and training says so; a recall that always is 1 cannot choose an epoch and
-is refused.
+mAP@N stands in for it, under its own name, and training says so; a recall that always is 1 cannot
+choose an epoch and is refused.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
 
 import torch
 
@@ -35,6 +38,19 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
     if best is None:
         return True
     return value < best if lower_is_better(metric) else value > best
+
+
+def chosen_by(metric: str, scores: Mapping[str, float]) -> str:
+    """The name of the score that chooses the epoch: the metric, or what stands in for it.
+
+    Args:
+        metric: the selection metric asked for.
+        scores: validation scores of an epoch, by name.
+    """
+    if metric in scores:
+        return metric
+    shorter = re.compile(re.escape(metric.partition("@")[0]) + r"@\d+")
+    return next((name for name in scores if shorter.fullmatch(name)), metric)
 
 
 class Validation:
@@ -86,7 +102,9 @@ class Validation:
         )
         scores = {name: score.value for name, score in evaluated.scores.items()}
         if self._cut_map_at is not None:
-            scores[self._metric] = self._cut_map(audio, text)
+            scores[f"{self._metric.partition('@')[0]}@{self._cut_map_at}"] = self._cut_map(
+                audio, text
+            )
         losses = []
         for batch in self._plan:
             clips = pairs.pair_clip[batch]

@@ -280,6 +280,103 @@ CHECKPOINTS = [
 ]
 
 
+def relevance_with(rows: str) -> Make:
+    """A relevance file, on the good cache."""
+
+    def make(world: World, tmp: Path) -> list[str]:
+        (tmp / "relevance.csv").write_text("query,audio_filenames\n" + rows)
+        return scoring(world, "--relevance", str(tmp / "relevance.csv"))
+
+    return make
+
+
+def scoring(world: World, *options: str) -> list[str]:
+    return [
+        *("eval-projection", "--cache-dir", str(world.cache), "--device", "cpu"),
+        *("--checkpoint", str(world.checkpoint), *options),
+    ]
+
+
+def two_records(world: World, tmp: Path) -> list[str]:
+    """The test part, and all clips: other captions."""
+    for name, options in (("part", ()), ("all", ("--allow-seen",))):
+        more = ("--run-name", name, "--reports-dir", str(tmp), "--bootstrap-resamples", "0")
+        assert e2i(*scoring(world, *more, *options)).code == 0
+    return ["compare", str(tmp / "part.json"), str(tmp / "all.json")]
+
+
+SCORES = [
+    Case(
+        "no relevance file",
+        lambda world, tmp: scoring(world, "--relevance", str(tmp / "none.csv")),
+        ("there is no relevance file: got", "none.csv", "Correct --relevance."),
+    ),
+    Case(
+        "a relevance file about other captions",
+        relevance_with("snow,['good 1.wav']\n"),
+        ("has 1 wrong row", "row 1: no caption of the split: got 'snow'"),
+    ),
+    Case(
+        "a relevance file about other clips",
+        relevance_with("noise 1,['good 99.wav']\n"),
+        ("row 1: no clip of the split: got 'good 99.wav'",),
+    ),
+    Case(
+        "a relevance file without lists",
+        relevance_with("noise 1,good 1.wav\n"),
+        ("row 1: no list of clips: got 'good 1.wav' as audio_filenames",),
+    ),
+    Case(
+        "an ensemble of one",
+        lambda world, tmp: [*scoring(world)[:3], "--ensemble", str(world.checkpoint)],
+        ("an ensemble needs several checkpoints: got 1, of which 1 differ, expected at least 2",),
+        2,
+    ),
+    Case(
+        "an ensemble beside a checkpoint",
+        lambda world, tmp: scoring(world, "--ensemble", "a", "b"),
+        ("checkpoint and ensemble exclude each other: got", "expected one of the two"),
+        2,
+    ),
+    Case(
+        "a bank without its correction",
+        lambda world, tmp: scoring(world, "--qb-norm-cache", str(world.cache)),
+        ("a bank without its correction: got qb_norm_cache", "Give --qb-norm too."),
+        2,
+    ),
+    Case(
+        "a bank of the evaluation's own captions",
+        lambda world, tmp: scoring(world, "--qb-norm", "--allow-seen"),
+        ("the bank holds captions of the evaluation: got", "as --qb-norm-cache."),
+        2,
+    ),
+    Case(
+        "distractors that are the evaluation's own",
+        lambda world, tmp: scoring(world, "--distractors", str(world.cache)),
+        ("distractors are clips of the evaluation: got 12 in both", "as --distractors."),
+        2,
+    ),
+    Case(
+        "predictions of seen clips",
+        lambda world, tmp: scoring(
+            world, "--allow-seen", "--predictions", str(tmp / "predictions.csv")
+        ),
+        ("predictions of seen clips are no submission: got", "Leave out --predictions"),
+    ),
+    Case(
+        "no scores to compare",
+        call("compare", "/nowhere/a.json", "/nowhere/b.json"),
+        ("there are no scores: got /nowhere/a.json", "Evaluate first"),
+    ),
+    Case(
+        "scores of other clips",
+        two_records,
+        ("the evaluations are of different parts: got test in", "Evaluate both on one cache"),
+        2,
+    ),
+]
+
+
 def seen_part(world: World, tmp: Path) -> Path:
     """A cache without the clips that training held out."""
     cache = tmp / "embeddings" / "development"

@@ -18,6 +18,7 @@ from bad_input_program import ENCODERS, World, e2i, write_metadata, write_record
 import flows.caching
 import flows.learning
 import tasks.embedding
+import tasks.evaluating
 import tasks.learning
 import tasks.progress
 import tasks.tracking
@@ -59,8 +60,9 @@ def _plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for module in (tasks.embedding, tasks.learning, tasks.progress, tasks.tracking):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("bad input"))
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
-        patch.setattr(tasks.learning, "scores_artifact", lambda *_: None)
+        patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
+        patch.setattr(tasks.embedding, "claim", lambda *_: True)
         patch.setattr(
             flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
         )

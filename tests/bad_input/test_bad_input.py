@@ -9,9 +9,9 @@ import pytest
 from bad_input_metadata import CSV, HEADER, JSON
 from bad_input_options import OPTIONS
 from bad_input_program import Case, World, e2i, embed
-from bad_input_stored import CACHES, CHECKPOINTS
+from bad_input_stored import CACHES, CHECKPOINTS, SCORES
 
-TABLE = [*CSV, *JSON, *OPTIONS, *CACHES, *CHECKPOINTS]
+TABLE = [*CSV, *JSON, *OPTIONS, *CACHES, *CHECKPOINTS, *SCORES]
 
 
 def test_the_table_holds_each_case_once() -> None:

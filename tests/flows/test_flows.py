@@ -21,11 +21,14 @@ from e2i.encoders.protocols import AudioEmbedding
 from e2i.errors import ConfigError, EncoderUnavailableError, RunFailedError, StorageUnavailableError
 from e2i.images.config import ImagesConfig
 from e2i.training.config import TrainingConfig
-from flows.caching import cache_embeddings, default_cache_url
+from flows.caching import cache_embeddings, cache_images, default_cache_url
+from flows.downloading import download_embeddings
 from flows.full_pipeline import full_pipeline
 from flows.learning import eval_projection, train_projection
 from flows.parameters import (
     CacheEmbeddingsParameters,
+    CacheImagesParameters,
+    DownloadEmbeddingsParameters,
     EvalProjectionParameters,
     PipelineParameters,
     TrainProjectionParameters,
@@ -230,6 +233,8 @@ def test_the_default_cache_lies_by_the_data(
     [
         (full_pipeline, PipelineParameters),
         (cache_embeddings, CacheEmbeddingsParameters),
+        (cache_images, CacheImagesParameters),
+        (download_embeddings, DownloadEmbeddingsParameters),
         (train_projection, TrainProjectionParameters),
         (eval_projection, EvalProjectionParameters),
     ],

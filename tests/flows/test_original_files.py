@@ -67,7 +67,7 @@ def test_heads_are_trained_on_one_split_and_scored_on_another() -> None:
         written(split)
     train = ("train-projection", "--cache-dir", "development", "--epochs", "1", *QUIET)
     trained = summary(e2i(*train))
-    assert "chosen by text_to_audio_mAP@10 on the cache sounds/validation" in trained["notes"][-1]
+    assert "chosen by text_to_audio_mAP@3 on the cache sounds/validation" in trained["notes"][-1]
     checkpoint = trained["locations"]["checkpoint"]
     score = ("eval-projection", "--checkpoint", checkpoint, *QUIET)
     scored = summary(e2i(*score, "--cache-dir", "evaluation"))

@@ -24,7 +24,7 @@ def test_scores() -> None:
         "text_to_audio_R@1": {"value": 0.2, "low": 0.1, "high": 0.3, "chance": 0.01},
         "text_to_audio_median_rank": {"value": 4.0, "low": None, "high": None, "chance": 50.0},
     }
-    assert score_values(metrics, "evaluation") == {
+    assert score_values(metrics, "evaluation", seen=False) == {
         "evaluation_text_to_audio_R@1": 0.2,
         "evaluation_text_to_audio_R@1_low": 0.1,
         "evaluation_text_to_audio_R@1_high": 0.3,
@@ -35,3 +35,12 @@ def test_scores() -> None:
 def test_the_arms_of_one_run_do_not_overwrite_each_other() -> None:
     assert labelled({"lr": 1.0}, "") == {"lr": 1.0}
     assert labelled({"lr": 2.0}, "vision") == {"vision_lr": 2.0}
+
+
+def test_scores_of_seen_clips_have_names_of_their_own() -> None:
+    metrics = {"text_to_audio_R@1": {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1}}
+    assert score_values(metrics, "evaluation", seen=True) == {
+        "evaluation_seen_text_to_audio_R@1": 0.5,
+        "evaluation_seen_text_to_audio_R@1_low": 0.4,
+        "evaluation_seen_text_to_audio_R@1_high": 0.6,
+    }

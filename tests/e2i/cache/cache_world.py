@@ -170,7 +170,7 @@ class World:
         """One whole run."""
         plan = self.plan(chunk_size, **options)
         self.embed(plan)
-        return self.finish(verified=plan.verified, snapshot=snapshot)
+        return self.finish(verified=plan.verified, stock=plan.stock, snapshot=snapshot)
 
     def stored_row(self, side: str) -> NDArray[np.float32]:
         """The first row of the shard that comes first by name."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cache_world import World, killed_after, new_world
 
@@ -15,7 +20,7 @@ from e2i.cache.layout import MANIFEST_NAME, SNAPSHOT_AUDIO_NAME
 from e2i.cache.manifest import read_manifest
 from e2i.cache.prune import prune_cache
 from e2i.cache.reader import open_cache
-from e2i.cache.shards import read_keys
+from e2i.cache.shards import read_keys, shard_file
 from e2i.cache.verify import verify_cache
 from e2i.errors import CacheCorruptError, CacheIncompleteError, StaleWriteError
 from e2i.storage import Folder
@@ -63,12 +68,34 @@ def test_rows_lie_in_the_order_of_the_metadata(world: World) -> None:
 def test_merged_shards_hold_about_what_they_are_to(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compact, "MERGED_BYTES", 6 * world.audio.dim * 4)
     world.build(chunk_size=2)
+    most = max(entry.bytes for entry in read_manifest(world.folder)[0].audio.shards)
+    monkeypatch.setattr(compact, "MERGED_BYTES", 3 * most)
     before = rows_of(world)
     compact_cache(world.folder)
     assert sorted(e.rows for e in read_manifest(world.folder)[0].audio.shards) == [4, 6]
     assert same(rows_of(world), before)
+
+
+def test_shards_with_a_column_more_are_merged_among_themselves(world: World) -> None:
+    world.build(chunk_size=2)
+    document = json.loads(world.folder.read(MANIFEST_NAME))
+    for entry in document["audio"]["shards"][:2]:
+        data = io.BytesIO(world.folder.read(entry["name"]))
+        table = pq.read_table(data)
+        more = table.append_column("more", pa.array([7] * len(table)))
+        stored = bytes(shard_file(more, "audio"))
+        world.folder.write(entry["name"], stored)
+        entry |= {"bytes": len(stored), "sha256": hashlib.sha256(stored).hexdigest()}
+    world.folder.write(MANIFEST_NAME, json.dumps(document).encode())
+    before = rows_of(world)
+    done = compact_cache(world.folder)
+    assert same(rows_of(world), before)
+    assert done.written == 2
+    names = [entry.name for entry in read_manifest(world.folder)[0].audio.shards]
+    tables = [pq.read_table(io.BytesIO(world.folder.read(name))) for name in names]
+    kinds = {("more" in table.column_names, len(table)) for table in tables}
+    assert kinds == {(True, 4), (False, 6)}
 
 
 def test_a_cache_grows_on_after_merging(world: World) -> None:

@@ -353,6 +353,7 @@ def test_the_header_of_another_encoder(world: World) -> None:
     assert any("of other embeddings than cache.json asks for" in f.problem for f in report.faults)
     with pytest.raises(FingerprintMismatchError):
         repair(world)
+    assert prune_cache(world.folder).deleted == 0
     world.folder.write(HEADER_NAME, kept)
     assert verify_cache(world.folder).faults == ()
     check(replace(world, audio=CountingAudioEncoder()))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from e2i.audio import load_waveform
 from e2i.decoding.pool import DecodingPool
 from e2i.encoders.logmel import LogMelEncoder
+from e2i.encoders.passt import PasstEncoder, PasstOptions
+from e2i.encoders.passt_architectures import ARCHITECTURES, DEFAULT
 from e2i.encoders.protocols import AudioEncoder
+from e2i.encoders.weights import find_weights
 from e2i.errors import AudioError
+from e2i.resampling import ResamplerName
 from extreme_recordings import RATES, Extreme, chirp, extremes, stored
+from passt_weights import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +30,40 @@ def pool() -> Iterator[DecodingPool]:
     pool.close()
 
 
-@pytest.fixture(scope="module", params=[LogMelEncoder])
-def encoder(request: pytest.FixtureRequest) -> AudioEncoder:
-    made: AudioEncoder = request.param()
-    return made
+def small_passt(folder: Path) -> PasstEncoder:
+    """PaSST of two blocks and windows of a second, by random weights."""
+    architecture = replace(
+        ARCHITECTURES[DEFAULT], name="short", depth=2, frames=100, window_s=1.0, hop_s=0.25
+    )
+    path = save_weights(folder / "short.pt", architecture)
+    weights = find_weights(str(path), {}, str(folder), option="--audio-weights")
+    return PasstEncoder(PasstOptions(architecture), weights)
 
 
-@pytest.mark.parametrize("resampler", ["torchaudio", "soxr"])
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, AudioEncoder]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield {"logmel": LogMelEncoder(), "passt": small_passt(tmp_path_factory.mktemp("weights"))}
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "resampler"), [("logmel", "torchaudio"), ("logmel", "soxr"), ("passt", "soxr")]
+)
 @pytest.mark.parametrize("case", extremes(), ids=lambda case: case.name)
 def test_an_embedding_or_a_named_failure(
-    pool: DecodingPool, encoder: AudioEncoder, case: Extreme, resampler
+    pool: DecodingPool,
+    encoders: dict[str, AudioEncoder],
+    case: Extreme,
+    encoder: str,
+    resampler: ResamplerName,
+) -> None:
+    check(pool, encoders[encoder], case, resampler)
+
+
+def check(
+    pool: DecodingPool, encoder: AudioEncoder, case: Extreme, resampler: ResamplerName
 ) -> None:
     if case.refusal:
         with pytest.raises(AudioError) as raised:

@@ -129,6 +129,28 @@ def test_processes_that_cannot_start_end_the_run_and_not_the_clip() -> None:
         pool.load(wav(), 8000, "a")
 
 
+def test_a_system_without_room_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    pool = DecodingPool(1)
+    monkeypatch.setattr("e2i.decoding.process.subprocess.Popen", refuse)
+    with pytest.raises(RunFailedError, match=r"does not start: got .Errno 11. Resource"):
+        pool.load(wav(), 8000, "a")
+    monkeypatch.undo()
+    assert len(pool.load(wav(), 8000, "a").samples) == 4000
+    pool.close()
+
+
+def test_no_room_for_temporary_files(pool: DecodingPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("e2i.decoding.pool.tempfile.TemporaryFile", refuse)
+    with pytest.raises(StorageFullError, match="no space is left to write: got No space left"):
+        pool.load(wav(), 8000, "a")
+
+
 def test_many_threads_share_few_processes() -> None:
     started: list[DecodingProcess] = []
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -122,7 +120,7 @@ def test_captions_are_as_transformers_makes_them(clap: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_an_embedding_depends_on_its_clip_alone(clap: Path, data) -> None:
     lengths = data.draw(
         st.lists(st.sampled_from([0, 40, RATE, WINDOW, WINDOW + 99]), min_size=1, max_size=4)
@@ -253,16 +251,3 @@ def test_another_kind_of_model_is_refused(roberta: Path) -> None:
         f"the model cannot be used: got {str(roberta)!r}, of which the model type is 'roberta' and "
         "not 'clap', expected a transformers model with its tokenizer. Choose another model."
     )
-
-
-def test_settings_need_no_torch(clap: Path) -> None:
-    script = (
-        "import sys\nfrom e2i.encoders.config import EncodersConfig\n"
-        "from e2i.encoders.load import audio_settings, text_settings\n"
-        f"config = EncodersConfig(audio_encoder='clap', text_encoder='clap', "
-        f"audio_weights={str(clap)!r})\n"
-        "print(audio_settings(config)['dim'], text_settings(config)['dim'])\n"
-        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
-    )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.split("\n")[:2] == ["16 16", "[]"]

@@ -22,7 +22,7 @@ from e2i.encoders.hf_text import HfTextEncoder
 from e2i.encoders.load import load_text_encoder, text_settings
 from e2i.encoders.protocols import fingerprint
 from e2i.errors import ConfigError, EncoderUnavailableError
-from tiny_models import make_roberta, make_tokenizer
+from tiny_models import make_clap, make_roberta, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -264,15 +264,20 @@ def test_what_changes_values_is_in_the_fingerprint(roberta: Path, tmp_path: Path
     assert text_settings(same) == text_settings(configs[0])
 
 
-def test_settings_need_no_torch(roberta: Path) -> None:
+def test_settings_need_no_torch(roberta: Path, tmp_path: Path) -> None:
+    clap = make_clap(tmp_path / "clap")
     script = (
         "import sys\nfrom e2i.encoders.config import EncodersConfig\n"
-        "from e2i.encoders.load import text_settings\n"
-        f"print(text_settings(EncodersConfig(text_model={str(roberta)!r}))['dim'])\n"
+        "from e2i.encoders.load import audio_settings, text_settings\n"
+        "sides = {'audio_encoder': 'clap', 'text_encoder': 'clap'}\n"
+        f"clap = EncodersConfig(**sides, text_model={str(clap)!r})\n"
+        f"roberta = EncodersConfig(text_model={str(roberta)!r})\n"
+        "print(*(found['dim'] for found in (text_settings(roberta), text_settings(clap), "
+        "audio_settings(clap))))\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.split("\n")[:2] == ["32", "[]"]
+    assert ran.stdout.split("\n")[:2] == ["32 16 16", "[]"]
 
 
 def test_products_that_are_off_are_not_used(

@@ -17,7 +17,6 @@ from e2i.encoders.load import (
     load_text_encoder,
     text_settings,
 )
-from e2i.errors import ConfigError, EncoderUnavailableError
 
 WEIGHTLESS = EncodersConfig(audio_encoder="logmel", text_encoder="hashing")
 
@@ -43,25 +42,6 @@ def test_settings_decide_whether_it_is_the_same_encoder() -> None:
     assert load_audio_encoder(smaller) is load_audio_encoder(WEIGHTLESS)
     assert load_audio_encoder(raw) is not load_audio_encoder(WEIGHTLESS)
     assert load_text_encoder(raw).settings["normalize"] is False
-
-
-@pytest.mark.parametrize("name", ["clap"])
-@pytest.mark.parametrize("ask", [audio_settings, load_audio_encoder])
-def test_audio_encoders_to_come_say_what_to_use(ask, name: str) -> None:
-    with pytest.raises(EncoderUnavailableError) as raised:
-        ask(EncodersConfig(audio_encoder=name))
-    assert str(raised.value) == (
-        f"the audio encoder is not in this version: got {name!r}, expected 'logmel', which needs "
-        "no weights. Use --audio-encoder logmel."
-    )
-    assert isinstance(raised.value, ConfigError)
-
-
-@pytest.mark.parametrize("name", ["clap"])
-@pytest.mark.parametrize("ask", [text_settings, load_text_encoder])
-def test_text_encoders_to_come_say_what_to_use(ask, name: str) -> None:
-    with pytest.raises(EncoderUnavailableError, match="Use --text-encoder hashing"):
-        ask(EncodersConfig(text_encoder=name))
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])

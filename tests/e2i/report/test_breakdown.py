@@ -98,7 +98,11 @@ def test_groups_are_equally_large_where_values_allow():
 
 def table(values, clip):
     return QueryTable(
-        "text_to_audio", np.array(clip), ranks_of([0], [1], 1), {"R@1": np.array(values)}
+        "text_to_audio",
+        np.arange(len(clip)),
+        np.array(clip),
+        ranks_of([0], [1], 1),
+        {"R@1": np.array(values)},
     )
 
 

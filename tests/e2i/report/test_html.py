@@ -12,9 +12,14 @@ from PIL import Image
 
 from e2i.errors import ConfigError
 from e2i.report import html
+from e2i.report.config import ReportConfig
+from e2i.report.content import ScoredModel, report_content
 from e2i.report.html import render_html, write_report
 from e2i.report.plots import Plot, draw_plots
+from e2i.retrieval.config import EvaluationConfig
+from e2i.retrieval.relevance import parse_relevance
 from e2i.storage import Folder
+from e2i.training.evaluate import Extras, evaluate_checkpoint
 
 SCRIPT = "<script>alert('&')</script> {{ 7 * 7 }} \"quoted\""
 FETCHING = {"src", "href", "srcset", "data", "poster", "action", "background", "xlink:href"}
@@ -252,3 +257,24 @@ def test_groups_that_are_not_known_leave_no_empty_section(make_cache, make_conte
     assert all(attrs.get("id") != "groups" for attrs in page.all("section"))
     assert all(attrs.get("href") != "#groups" for attrs in page.all("a"))
     assert "nan" not in page.text.lower().split()
+
+
+def test_several_right_clips_a_caption_have_a_group_of_scores(make_cache):
+    cache = make_cache()
+    last = cache.clip_ids[-1]
+    rows = [f"clip {n} is heard,\"['{cache.clip_ids[n]}', '{last}']\"" for n in range(9)]
+    data = "\n".join(["query,audio_filenames", *rows]).encode()
+    extras = Extras(relevance=parse_relevance(data, "memory://relevance.csv"))
+    evaluation = evaluate_checkpoint(None, cache, EvaluationConfig(), device="cpu", extras=extras)
+    content = report_content(
+        [ScoredModel("as they are", evaluation)],
+        cache,
+        EvaluationConfig(),
+        ReportConfig(examples=0, sheet_clips=0),
+        device="cpu",
+    )
+    text = Page(render_html(content, blank_plots(content))).text
+    score = content.models[0].scores["text_to_audio_multi_mAP@16"]
+    assert "Text to audio, all right clips" in text
+    assert f"{100 * score.value:.1f}" in text.partition("Text to audio, all right clips")[2]
+    assert "over the 9 captions of which memory://relevance.csv says" in text

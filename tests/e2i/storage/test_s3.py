@@ -134,6 +134,43 @@ def test_a_wrong_configuration(options, text):
         Folder("s3://e2i", options).read("a")
 
 
+def _profile(monkeypatch, path, server: S3Server, secret: str) -> dict[str, object]:
+    """Storage options that name a profile in a file of credentials, which can change."""
+    name = f"p{uuid.uuid4().hex}"
+    path.write_text(
+        f"[{name}]\naws_access_key_id = {server.key}\naws_secret_access_key = {secret}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    return {"profile": name, "endpoint_url": server.endpoint_url}
+
+
+def test_credentials_that_were_replaced_are_fetched_anew(s3_server, tmp_path, monkeypatch):
+    path = tmp_path / "credentials"
+    options = _profile(monkeypatch, path, s3_server, "of-yesterday-0123456789")
+    folder = Folder(f"{s3_server.url}/{uuid.uuid4().hex}", options)
+    with pytest.raises(StoragePermissionError):
+        folder.create("a", b"1")
+    path.write_text(path.read_text().replace("of-yesterday-0123456789", s3_server.secret))
+    assert folder.create("a", b"1")
+    assert folder.info("a").size_bytes == 1
+    path.write_text(path.read_text().replace(s3_server.secret, "of-yesterday-0123456789"))
+    assert folder.read("a") == b"1"  # as long as the server takes them, nothing is fetched
+
+
+def test_a_session_that_expires_in_the_middle_goes_on(s3_server, proxy, tmp_path, monkeypatch):
+    options = _profile(monkeypatch, tmp_path / "credentials", s3_server, s3_server.secret)
+    endpoint = proxy.folder()._options["endpoint_url"]
+    url = f"{s3_server.url}/{uuid.uuid4().hex}"
+    folder = Folder(url, {**options, "endpoint_url": endpoint})
+    folder.write("a", b"1")
+    proxy.answer_next(400, "ExpiredToken")
+    assert folder.create("b", b"2")
+    proxy.answer_next(400, "ExpiredToken", times=2)
+    with pytest.raises(StoragePermissionError, match="Renew the session"):
+        folder.read("b")
+    assert folder.read("b") == b"2"
+
+
 def test_a_missing_bucket(s3_server):
     folder = Folder("s3://no-such-bucket/x", s3_server.storage_options)
     assert folder.info("a") is None  # a server answers HEAD without saying what is missing

@@ -15,7 +15,7 @@ from e2i.retrieval.config import EvaluationConfig
 from e2i.retrieval.evaluation import evaluate_projections
 from e2i.training.config import TrainingConfig
 from e2i.training.pairs import join
-from e2i.training.selection import Validation, is_better
+from e2i.training.selection import Validation, chosen_by, is_better
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,16 @@ def test_few_clips_are_chosen_by_the_whole_list_and_it_says_so(make_cache, direc
         f"{metric} needs 10 candidates and validation has {candidates}: the epoch is chosen by "
         f"mAP@{candidates} instead.",
     )
-    assert 0 < scores[metric] <= 1
+    assert metric not in scores
+    standing_in = f"{direction}_mAP@{candidates}"
+    assert 0 < scores[standing_in] <= 1
+    assert chosen_by(metric, scores) == standing_in
+
+
+def test_a_metric_that_is_there_chooses_itself(make_cache):
+    _, scores, _ = scores_of(make_cache())
+    for metric in ("text_to_audio_mAP@10", "audio_to_text_R@1", "val_loss"):
+        assert chosen_by(metric, scores) == metric
 
 
 def test_whole_list_by_hand(make_cache):
@@ -84,7 +93,7 @@ def test_whole_list_by_hand(make_cache):
         @ heads.project_audio(torch.from_numpy(cache.audio)).T
     ).tolist()
     ranks = [1 + sum(other > row[index] for other in row) for index, row in enumerate(similarity)]
-    assert scores["text_to_audio_mAP@10"] == pytest.approx(sum(1 / rank for rank in ranks) / 4)
+    assert scores["text_to_audio_mAP@4"] == pytest.approx(sum(1 / rank for rank in ranks) / 4)
 
 
 def test_a_recall_that_is_always_right_cannot_choose(make_cache):

@@ -1,0 +1,24 @@
+"""The drill of kills, with a few of each kind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(600)
+def test_a_few_kills_of_each_kind() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kill_drill", "--kills", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
+    kinds = (("embed", "disk"), ("compact", "disk"), ("embed", "s3"), ("compact", "s3"))
+    assert rows == [[what, where, "3"] for what, where in kinds]
