@@ -176,7 +176,13 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG00
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the program and end the process with its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _main(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        os._exit(128 + signal.SIGPIPE)  # whoever read the output has gone, as `head` does
+
+
+def _main(arguments: list[str]) -> NoReturn:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview() + "\n")
         raise SystemExit(0 if arguments else 2)

@@ -70,6 +70,16 @@ def test_a_wrong_call_ends_with_two_and_names_the_option(
         assert word in done.stderr
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    with subprocess.Popen(
+        [PROGRAM, "cache-embeddings", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
