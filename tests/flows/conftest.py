@@ -1,11 +1,21 @@
-"""What tests of flows share: one Prefect test server a session."""
+"""What tests of flows share: one Prefect test server a session, and a small world of data."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 from prefect.testing.utilities import prefect_test_harness
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from option_outcomes import World
+
+from hub_server import HubServer
+from plain_program import plain_program
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +23,18 @@ def prefect_harness() -> Iterator[None]:
     """A Prefect server of the test session, on a database of its own."""
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Recordings, caches and checkpoints, and a Hub stand-in beside them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for data so small, more only wait for each other
+    with plain_program():
+        # A data set is named after its folder, and which clips are held out follows from the name:
+        # a name that pytest numbers would hold out others from run to run.
+        root = tmp_path_factory.mktemp("world") / "recordings"
+        root.mkdir()
+        with HubServer(root.parent / "hub") as hub, hub.found_by_this_process():
+            yield World.made_in(root, hub)
+    torch.set_num_threads(threads)

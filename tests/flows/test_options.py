@@ -7,12 +7,10 @@ that the command line comes to differ in that one field, and so does what the co
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,28 +22,12 @@ from e2i.datasets.config import MetadataConfig
 from flows.caching import default_cache_url
 from flows.command_line import COMMANDS
 from flows.command_options import parse_options
-from hub_server import HubServer
-from plain_program import plain_program
 
 # Each command's mandatory words, where it has any.
 MANDATORY = {
     "cache-images": ["--cache-dir", "x"],
     "download-embeddings": ["--cache-dir", "x"],
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for data so small, more only wait for each other
-    with plain_program():
-        # A data set is named after its folder, and which clips are held out follows from the name:
-        # a name that pytest numbers would hold out others from run to run.
-        root = tmp_path_factory.mktemp("world") / "recordings"
-        root.mkdir()
-        with HubServer(root.parent / "hub") as hub, hub.found_by_this_process():
-            yield World.made_in(root, hub)
-    torch.set_num_threads(threads)
 
 
 def fields_of(command: str, words: list[str]) -> dict[str, object]:

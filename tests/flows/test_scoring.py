@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from option_outcomes import CHECKPOINT_NAME, NUM_CLIPS, World
 
-from plain_program import e2i, plain_program
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with plain_program():
-        root = tmp_path_factory.mktemp("scoring") / "recordings"
-        root.mkdir()
-        yield World.made_in(root)
-    torch.set_num_threads(threads)
+from plain_program import e2i
 
 
 def evaluated(world: World, folder: Path, *options: str) -> dict[str, dict]:
