@@ -108,8 +108,8 @@ def check_device(device: str) -> Check:
     """Which accelerators torch sees, and whether the one asked for is among them."""
     import torch  # noqa: PLC0415 - takes seconds, and not every check needs it
 
+    from e2i.device import resolve_device  # noqa: PLC0415
     from e2i.errors import ConfigError  # noqa: PLC0415
-    from e2i.training.device import resolve_device  # noqa: PLC0415
 
     seen = [
         f"cuda:{index} {torch.cuda.get_device_name(index)} "

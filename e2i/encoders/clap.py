@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from e2i.device import resolve_device
 from e2i.encoders.batching import halved_if_too_large
 from e2i.encoders.clap_settings import (
     ClapExtractor,
@@ -49,7 +50,6 @@ from e2i.encoders.transformers_loading import (
     pack_model,
     quiet_loading,
 )
-from e2i.training.device import resolve_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from e2i.device import resolve_device
 from e2i.encoders.batching import halved_if_too_large, length_batches
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hf_settings import TEXT_MODEL_OPTION, hf_settings
@@ -39,7 +40,6 @@ from e2i.encoders.transformers_loading import (
     load_tokenizer,
     pack_model,
 )
-from e2i.training.device import resolve_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

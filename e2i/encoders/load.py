@@ -128,7 +128,7 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
 
 
 def _device(config: EncodersConfig) -> str:
-    from e2i.training.device import resolve_device  # noqa: PLC0415 - imports torch
+    from e2i.device import resolve_device  # noqa: PLC0415 - imports torch
 
     return str(resolve_device(config.device))
 

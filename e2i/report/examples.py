@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2i.cache.embeddings import CachedEmbeddings
+from e2i.device import resolve_device
 from e2i.errors import CacheError
 from e2i.heads.checkpoint import Checkpoint
 from e2i.retrieval.evaluation import MEDIAN_RANK
 from e2i.retrieval.similarity import CosineSimilarity
-from e2i.training.device import resolve_device
 from e2i.training.evaluate import Evaluation
 
 _BEST_LOOKED_AT = 512

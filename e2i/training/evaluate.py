@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2i.cache.embeddings import CachedEmbeddings
+from e2i.device import resolve_device
 from e2i.errors import CheckpointError
 from e2i.heads.checkpoint import Checkpoint
 from e2i.retrieval.config import EvaluationConfig
@@ -24,7 +25,6 @@ from e2i.retrieval.hubness import HubnessCorrected
 from e2i.retrieval.relevance import Relevance, join_relevance
 from e2i.retrieval.similarity import CosineSimilarity, Similarity
 from e2i.training.caption_bank import bank_captions
-from e2i.training.device import resolve_device
 from e2i.training.joint_space import JointSpace, all_pairs
 from e2i.training.pairs import Pairs, cache_name, check_alike, check_embeddings, clip_keys
 from e2i.training.pseudo_images import LoadStored

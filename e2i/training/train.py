@@ -14,6 +14,7 @@ import numpy as np
 
 import e2i
 from e2i.cache.embeddings import CachedEmbeddings
+from e2i.device import resolve_device
 from e2i.errors import ConfigError
 from e2i.heads.backbone import read_backbone_weights
 from e2i.heads.build import build_heads
@@ -21,7 +22,6 @@ from e2i.heads.checkpoint import Checkpoint, CheckpointRecord, EpochSummary, Tra
 from e2i.heads.clip_roles import ClipRoles
 from e2i.heads.config import HeadsConfig
 from e2i.training.config import TrainingConfig
-from e2i.training.device import resolve_device
 from e2i.training.epochs import EpochRecord, Parts, TrainingRun, training_fingerprint
 from e2i.training.exclusion import Exclusions
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out

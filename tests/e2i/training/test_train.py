@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from e2i.device import resolve_device
 from e2i.errors import CacheError, ConfigError, FingerprintMismatchError, RunFailedError
 from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import checkpoint_bytes
@@ -17,7 +18,6 @@ from e2i.heads.config import HeadsConfig
 from e2i.heads.mlp import dropped_out
 from e2i.retrieval.config import EvaluationConfig
 from e2i.training.config import TrainingConfig
-from e2i.training.device import resolve_device
 from e2i.training.evaluate import evaluate_checkpoint
 from e2i.training.pairs import clip_keys
 from e2i.training.schedule import cosine_lr, step_lrs
