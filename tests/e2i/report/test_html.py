@@ -126,7 +126,7 @@ def test_the_headline_is_a_sentence_with_interval_and_chance(content, page):
     assert (
         f"For {100 * score.value:.1f} % of the captions, the right clip is among the first 10 of 30"
         f" 95 % interval {100 * score.low:.1f} to {100 * score.high:.1f} %. By chance it would be "
-        "33.3 %. 60 captions search 30 clips. These are the numbers of MLP."
+        "33.3 %. 60 captions search 30 clips. These are the numbers of the MLP."
     ) in page.text
 
 
