@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture, as_completed
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 from prefect.utilities.annotations import quote
 
 from e2i.cache.chunk_result import ChunkResult
@@ -29,7 +29,7 @@ from e2i.encoders.load import load_audio_encoder, load_text_encoder
 from e2i.errors import RunFailedError, is_transient
 from e2i.storage import Folder
 from tasks.artifacts import artifact_key
-from tasks.policy import CHUNK_TIMEOUT_S, TRIED_AGAIN, WHOLE_TIMEOUT_S
+from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 
 T = TypeVar("T")
@@ -128,6 +128,11 @@ def plan_embedding(
     return SplitPlan(f"{clips.dataset} {clips.split}", clips, shuffled(plan, run))
 
 
+def _claimed_by_this_run(cache_url: str, chunk: AudioChunk | TextChunk) -> bool:
+    """Whether the chunk is this run's to embed; a second attempt finds the claim of the first."""
+    return claim(Folder(cache_url), chunk) or (task_run.get_run_count() or 0) > 1
+
+
 def _run_going_on() -> str:
     """The flow run that a chunk belongs to.
 
@@ -144,7 +149,7 @@ def _run_going_on() -> str:
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
     tags=["embed", "audio"],
-    timeout_seconds=CHUNK_TIMEOUT_S,
+    timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
 def embed_audio(
@@ -158,7 +163,7 @@ def embed_audio(
 ) -> dict[str, int]:
     """Embed the recordings of one chunk and store its shard; one that others are at is put off."""
     run = _run_going_on()
-    if not (claimed or claim(Folder(cache_url), chunk)):
+    if not (claimed or _claimed_by_this_run(cache_url, chunk)):
         return dict(PUT_OFF)
     loader = WaveformLoader(encoders.resampler, encoders.decode_workers, encoders.decode_timeout)
     result = embed_audio_chunk(
@@ -179,7 +184,7 @@ def embed_audio(
     name="embed-text",
     task_run_name="{stage}: text chunk {chunk.index}",
     tags=["embed", "text"],
-    timeout_seconds=CHUNK_TIMEOUT_S,
+    timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
 def embed_text(
@@ -192,7 +197,7 @@ def embed_text(
 ) -> dict[str, int]:
     """Embed the captions of one chunk and store its shard; one that others are at is put off."""
     run = _run_going_on()
-    if not (claimed or claim(Folder(cache_url), chunk)):
+    if not (claimed or _claimed_by_this_run(cache_url, chunk)):
         return dict(PUT_OFF)
     result = embed_text_chunk(
         Folder(cache_url),

@@ -34,7 +34,7 @@ class Trained:
 
     Attributes:
         checkpoint_url: where the heads lie.
-        counts: clips and captions trained on, epochs.
+        counts: clips and captions of the caches, less those left out; epochs passed.
         metrics: validation scores of the epoch that was kept.
         notes: what was done other than asked, and which epoch was kept.
     """
@@ -145,7 +145,8 @@ def train(
         checkpoint_url=join_url(output.url, checkpoint_name),
         counts={
             "clips": sum(len(cache.clip_ids) for cache in caches) - trained.num_excluded,
-            "captions": sum(len(cache.caption_ids) for cache in caches),
+            "captions": sum(len(cache.caption_ids) for cache in caches)
+            - trained.num_captions_excluded,
             "epochs": len(trained.history),
             "excluded": trained.num_excluded,
         },

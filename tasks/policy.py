@@ -5,8 +5,10 @@ input, missing permission, a full disk. With back-off 1, 2, 4, … s and jitter,
 a minute without the store. Results are not persisted: what counts lies in the store, and a run is
 resumed by that.
 
-A time-out cannot interrupt a thread: a task that overran fails when it ends, is tried again, and
-finds what it had stored. Prefect says so at each task run, which is left out of the log.
+A time-out ends a task between two lines of Python, never in native code, and what it had in hand is
+lost. So it is there for what hangs for ever: stores and decoders have limits of their own, and a
+chunk of hour-long recordings may take hours. Prefect says at each task run that it may not be able
+to interrupt it, which is left out of the log.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from e2i.errors import is_transient
 from tasks.progress import progress_sink
 
 RETRIES = 6
-CHUNK_TIMEOUT_S = 3600
 WHOLE_TIMEOUT_S = 24 * 3600
 
 

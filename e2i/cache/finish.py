@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from e2i.cache.compact import MANY_SHARDS, compact_cache
 from e2i.cache.config import SnapshotMode
-from e2i.cache.failures import Failure, read_failures, write_merged
+from e2i.cache.failures import Failure, read_failure_file, read_failures, write_merged
 from e2i.cache.header import CacheHeader, SideSettings, check_header
 from e2i.cache.layout import MANIFEST_NAME, SIDES, Side
 from e2i.cache.manifest import Counts, Manifest, SideManifest, Verified, read_manifest
@@ -87,6 +87,10 @@ def finish_cache(
         StorageError: the store refused.
     """
     root = audio_root or Folder(clips.audio_root_url)
+    wanted = {
+        *(("audio", clip.clip_id) for clip in clips.clips),
+        *(("text", caption.caption_id) for caption in clips.captions),
+    }
     for _ in range(_ATTEMPTS):
         header = check_header(folder, clips.dataset, clips.split, {"audio": audio, "text": text})
         found = read_manifest(folder)
@@ -106,7 +110,9 @@ def finish_cache(
             except StaleWriteError:
                 continue
         for name in recorded.chunk_files:
-            folder.delete(name)
+            # A run of more clips than these may have put it there, and still needs it.
+            if all((one.side, one.id) in wanted for one in read_failure_file(folder, name)):
+                folder.delete(name)
         sha256 = hashlib.sha256(data).hexdigest()
         cache = Cache(folder, header, manifest, sha256)
         if any(len(manifest.side(side).shards) > MANY_SHARDS for side in SIDES):

@@ -19,6 +19,7 @@ from e2i.cache.layout import (
     FAILURES_NAME,
     HEADER_NAME,
     MANIFEST_NAME,
+    SNAPSHOT_METADATA_NAME,
     SNAPSHOT_NAMES,
     parse_document,
 )
@@ -235,11 +236,20 @@ def _restore_original(
             f"the folder holds something else: got a cache of e2i in {target.url}, expected an "
             "empty folder or the original's files. Choose another --cache-dir."
         )
+    metadata = kept.folder.read(SNAPSHOT_METADATA_NAME)
+    there = _read_if_there(target, SNAPSHOT_METADATA_NAME)
+    if there not in {None, metadata} and not force:
+        raise CacheError(
+            f"the folder holds something else: got the original's files of other pairs in "
+            f"{target.url}, expected those of {kept.folder.url} or an empty folder. Choose another "
+            "--cache-dir, or pass --force to replace them."
+        )
     restored = Restored()
     for name in SNAPSHOT_NAMES:
         stored, info = target.info(name), kept.folder.info(name)
         same_size = stored is not None and info is not None and stored.size_bytes == info.size_bytes
-        if same_size and not force:
+        # What was broken off has no metadata yet: then nothing says what the tensors are of.
+        if same_size and there is not None and not force:
             restored.add(None)
         else:
             data = kept.folder.read(name)

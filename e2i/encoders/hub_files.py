@@ -83,7 +83,12 @@ def fetch_weights(repository: str, revision: str, option: str, weights: Sequence
         cached = try_to_load_from_cache(repository, name, revision=revision)
         return cached if isinstance(cached, str) else hub.fetched(name, needed=False)
 
-    path = next(filter(None, map(found, weights)), "")
+    def cached(name: str) -> str:
+        path = try_to_load_from_cache(repository, name, revision=revision)
+        return path if isinstance(path, str) else ""
+
+    path = next(filter(None, map(cached, weights)), "")
+    path = path or next(filter(None, map(found, weights)), "")
     if path.endswith(".index.json"):
         index = json.loads(Path(path).read_bytes())
         for name in sorted({*index["weight_map"].values()}):

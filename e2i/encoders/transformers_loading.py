@@ -90,6 +90,9 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
             raise files.unusable(
                 f"transformers does not take the tokenizer: {_line(error)}"
             ) from error
+    # Where its files are missing, transformers makes one that knows none but the special tokens.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise files.unusable("the tokenizer knows no words: its files are missing")
     return tokenizer
 
 

@@ -239,6 +239,7 @@ def _write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
             ) as file:
                 unfinished = Path(file.name)
                 fill(file)
+            unfinished.chmod(0o644)  # others may use the folder
             unfinished.replace(path)
             unfinished = None
     finally:

@@ -59,10 +59,14 @@ def whole_cache(cache: Cache) -> Outgoing:
         return outgoing
     for entry in (*cache.manifest.audio.shards, *cache.manifest.text.shards):
         outgoing.large[entry.name] = shard_file(folder, entry)
-    for name in (FAILURES_NAME, HEADER_NAME, MANIFEST_NAME):
+    for name in (FAILURES_NAME, HEADER_NAME):
         document = _document(folder, name)
         if document is not None:
             outgoing.documents[name] = document
+    # The one that names these shards, whatever another run has written since.
+    manifest = cache.manifest.as_bytes()
+    sha256 = hashlib.sha256(manifest).hexdigest()
+    outgoing.documents[MANIFEST_NAME] = OutgoingFile(manifest, len(manifest), sha256)
     return outgoing
 
 

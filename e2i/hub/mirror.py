@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from e2i.cache.header import CacheHeader, read_header
 from e2i.cache.layout import HEADER_NAME, SIDES, Side, is_shard, parse_document
+from e2i.cache.manifest import read_manifest
 from e2i.cache.reader import open_cache
 from e2i.cache.shards import ShardStamp, read_keys
 from e2i.cache.snapshot import is_current
@@ -314,13 +315,21 @@ class Mirror:
                 )
 
     def _stored_shards(self, head: Head, header: CacheHeader) -> tuple[_Change, dict[Side, int]]:
-        """Shards of the present encoders that the data set lacks, and their rows by side."""
+        """Shards of the present encoders that the data set lacks, and their rows by side.
+
+        Those that were merged into others are on their way out, and are not sent again.
+        """
         found: dict[str, OutgoingFile] = {}
+        stored_manifest = read_manifest(self._folder)
+        sides = [stored_manifest[0].side(side) for side in SIDES] if stored_manifest else []
+        gone = {name for one in sides for name in (*one.released, *one.discarded)}
         rows: dict[Side, int] = dict.fromkeys(SIDES, 0)
         for side in SIDES:
             stamp = ShardStamp.of(header, side)
             for file in self._folder.files(side):
-                if not is_shard(file.name, side) or self._path(file.name) in head.files:
+                if not is_shard(file.name, side) or file.name in gone:
+                    continue
+                if self._path(file.name) in head.files:
                     continue
                 if file.name not in self._stamps:
                     keys = read_keys(self._folder, file, side, hashed=False)

@@ -39,6 +39,7 @@ class TrainedHeads:
         history: every epoch.
         best: the epoch that was kept.
         num_excluded: clips of the training caches that were left out.
+        num_captions_excluded: their captions.
         notes: what was done other than asked, in sentences.
         seconds: of the whole training, without what a killed one had done before.
     """
@@ -47,6 +48,7 @@ class TrainedHeads:
     history: tuple[EpochRecord, ...]
     best: EpochRecord
     num_excluded: int
+    num_captions_excluded: int
     notes: tuple[str, ...]
     seconds: float
 
@@ -95,7 +97,7 @@ def train_heads(
         # From here on by what they are, not by where they lay.
         heads = heads.model_copy(update={"vision_backbone_weights": f"sha256:{backbone.sha256}"})
     pairs = join(train, heads, load_stored)
-    num_clips = len(pairs.keys)
+    num_clips, num_captions = len(pairs.keys), len(pairs.pair_clip)
     if exclude is not None:
         pairs = pairs.of_clips(exclude.kept(pairs.keys))
     held = None
@@ -127,6 +129,7 @@ def train_heads(
         history=tuple(run.history),
         best=best,
         num_excluded=num_excluded,
+        num_captions_excluded=num_captions - len(pairs.pair_clip),
         notes=notes,
         seconds=time.perf_counter() - started,
     )
