@@ -125,7 +125,8 @@ def checkpoint(place: Place, cache: Path) -> Path:
         *("--epochs", "2", "--device", "cpu", "--wandb-mode", "disabled"),
     )
     assert answer["command"] == "train-projection"
-    assert answer["metrics"]["validation_text_to_audio_mAP@10"]["value"] > 0
+    (chosen_by,) = (name for name in answer["metrics"] if "text_to_audio_mAP@" in name)
+    assert answer["metrics"][chosen_by]["value"] > 0  # of fewer clips than 10, by its own name
     assert _lines(stderr)
     return Path(answer["locations"]["checkpoint"])
 
