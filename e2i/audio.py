@@ -38,7 +38,6 @@ MAX_FRAMES = 2**30
 
 _LOUDEST = 1e30
 _BLOCK_SAMPLES = 2**17
-_MP3_FRAME = 1152
 _UNKNOWN_LENGTH = 2**62
 """libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
 _CONTAINERS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
@@ -265,9 +264,7 @@ def _read_all(reader: soundfile.SoundFile, name: str) -> Iterator[NDArray[np.flo
         raise AudioError(
             f"recording {name!r} has no samples: got 0, expected at least 1. Fetch the file again."
         )
-    # An mp3 without a length is estimated from its first frame, off by part of a frame.
-    slack = _MP3_FRAME if reader.format == "MP3" else 0
-    if frames + slack < reader.frames < _UNKNOWN_LENGTH:
+    if frames < reader.frames < _UNKNOWN_LENGTH:
         raise _truncated(name, f"{frames:,} samples", f"{reader.frames:,}")
 
 

@@ -203,13 +203,27 @@ class TestOriginal:
         assert counted(restore(kept(source), target)) == (0, 3)
         assert counted(restore(kept(source), target, force=True)) == (3, 0)
 
-    def test_what_was_broken_off_goes_on(self) -> None:
+    def test_what_was_broken_off_is_fetched_again(self) -> None:
+        """Without metadata nothing says what the tensors are of."""
         source = OriginalFiles().written(memory_folder())
         target = memory_folder()
         target.write("audio_embeddings.pt", source.read("audio_embeddings.pt"))
         target.write("text_embeddings.pt", source.read("text_embeddings.pt")[:99])
-        assert counted(restore(kept(source), target)) == (2, 1)
+        assert counted(restore(kept(source), target)) == (3, 0)
         assert same(source, target)
+
+    def test_files_of_other_pairs_are_replaced_only_where_asked(self) -> None:
+        source, others = OriginalFiles(), OriginalFiles()
+        others.audio = -others.audio
+        others.metadata["ids"] = [f"x{name[1:]}" for name in others.metadata["ids"]]
+        kept_there = source.written(memory_folder())
+        target = others.written(memory_folder())
+        before = target.read("audio_embeddings.pt")
+        with pytest.raises(CacheError, match=r"files of other pairs .* pass --force"):
+            restore(kept(kept_there), target)
+        assert target.read("audio_embeddings.pt") == before
+        assert counted(restore(kept(kept_there), target, force=True)) == (3, 0)
+        assert same(kept_there, target)
 
     def test_files_that_do_not_fit_are_told(self) -> None:
         files = OriginalFiles()
