@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import random
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -214,6 +216,22 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
         "encoder.layer.1.output.dense.weight, expected a transformers model with its tokenizer. "
         "Choose another model."
     )
+
+
+def test_a_tokenizer_that_knows_no_words_is_refused(roberta: Path, tmp_path: Path) -> None:
+    """As transformers makes one where a model's own files are missing."""
+    folder = tmp_path / "model"
+    shutil.copytree(roberta, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    special = {token["content"] for token in content["added_tokens"]}
+    content["model"] |= {
+        "vocab": {word: number for word, number in words.items() if word in special},
+        "merges": [],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(EncoderUnavailableError, match="the tokenizer knows no words"):
+        HfTextEncoder(configured(folder)).encode(["rain"])
 
 
 def test_a_missing_pooler_is_not_missed(roberta: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from cache_world import CountingAudioEncoder, World, new_world
 from mirrors import QUICK, REPO, mirror_of, shard_names
 
+from e2i.cache.compact import compact_cache
 from e2i.cache.reader import open_cache
 from e2i.errors import (
     CacheIncompleteError,
@@ -94,6 +95,17 @@ def test_shards_that_no_manifest_names_leave_the_data_set(world: World, hub: Hub
     }  # fmt: skip
     assert "development/audio/notes.txt" in hub.files(REPO)
     assert same_rows(world, hub_folder("development"))
+
+
+def test_shards_that_were_merged_are_not_sent_again(world: World, hub: HubServer) -> None:
+    """They lie in the cache until it is pruned, and on the Hub they would double every row."""
+    world.build()
+    compact_cache(world.folder)
+    mirror_of(world).finish()
+    assert len(world.folder.files("audio")) > 1
+    late = mirror_of(world)
+    late.send_shards()
+    assert (late.sent.files, late.sent.commits) == (0, 0)
 
 
 def test_a_remote_cache_is_mirrored_too(hub: HubServer, s3_folder: Folder) -> None:
