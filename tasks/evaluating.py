@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from prefect import task
@@ -11,7 +10,7 @@ from prefect.runtime import task_run
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.reader import open_cache
 from e2i.errors import CacheNotFoundError, ConfigError
-from e2i.heads.checkpoint import Checkpoint, load_checkpoint
+from e2i.heads.checkpoint import Checkpoint, load_checkpoint_and_digest
 from e2i.report.projections import write_projections
 from e2i.report.scores import (
     Metrics,
@@ -198,9 +197,7 @@ def _written(
 
 def _loaded(url: str) -> tuple[Checkpoint, ScoredFile]:
     parent, name = split_url(url)
-    folder = Folder(parent)
-    checkpoint = load_checkpoint(folder, name)
-    digest = hashlib.sha256(folder.read(name)).hexdigest()
+    checkpoint, digest = load_checkpoint_and_digest(Folder(parent), name)
     return checkpoint, ScoredFile(public_url(url), digest)
 
 

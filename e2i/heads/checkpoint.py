@@ -8,6 +8,7 @@ bytes: no time, no path and no machine is in them. Nothing in a file is ever exe
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,6 +154,17 @@ def load_checkpoint(folder: Folder, name: str) -> Checkpoint:
             itself.
         StorageError: the store refused.
     """
+    return load_checkpoint_and_digest(folder, name)[0]
+
+
+def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, str]:
+    """A checkpoint, and the sha256 of the very bytes that it was made from.
+
+    Raises:
+        CheckpointNotFoundError: as `load_checkpoint`.
+        CheckpointError: as `load_checkpoint`.
+        StorageError: the store refused.
+    """
     where = f"{folder.url.rstrip('/')}/{name}"
     try:
         data = folder.read(name)
@@ -170,7 +182,7 @@ def load_checkpoint(folder: Folder, name: str) -> Checkpoint:
             "Train first, or give --checkpoint."
         )
         raise CheckpointNotFoundError(message) from error
-    return checkpoint_from_bytes(data, where)
+    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:

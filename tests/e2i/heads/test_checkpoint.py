@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from e2i.heads.checkpoint import (
     checkpoint_bytes,
     checkpoint_from_bytes,
     load_checkpoint,
+    load_checkpoint_and_digest,
     save_checkpoint,
 )
 from e2i.heads.clip_roles import ClipRoles, clip_digest
@@ -264,3 +267,19 @@ def test_a_changed_byte_is_an_error_or_a_checkpoint(place, byte):
     except CheckpointError:
         return
     assert read.heads().project_text(torch.ones((1, 6))).shape == (1, 3)
+
+
+def test_a_digest_is_of_the_bytes_that_were_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that replaces the file meanwhile must not lend the scores its name."""
+    folder = Folder(tmp_path)
+    save_checkpoint(folder, "heads.safetensors", make_checkpoint())
+    data = folder.read("heads.safetensors")
+    reads = []
+    monkeypatch.setattr(Folder, "read", lambda self, name: reads.append(name) or data)
+    assert (
+        load_checkpoint_and_digest(folder, "heads.safetensors")[1]
+        == hashlib.sha256(data).hexdigest()
+    )
+    assert reads == ["heads.safetensors"]
