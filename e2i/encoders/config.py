@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,19 +28,23 @@ AudioArch = Literal[
 
 WindowingOption = Literal["hear", "segments", "dcase2025"]
 
+CheckpointName = Annotated[str, Field(pattern=r"^checkpoint:.")]
+"""An encoder that was fine-tuned, by the file that holds it."""
+
 
 class EncodersConfig(Configuration):
     """The audio encoder and the text encoder of a cache."""
 
-    audio_encoder: Literal["passt", "logmel", "clap"] = Field(
+    audio_encoder: Literal["passt", "logmel", "clap"] | CheckpointName = Field(
         "passt",
-        description="Audio encoder: passt, clap (weights are fetched), or logmel (log-mel "
-        "statistics, nothing to fetch).",
+        description="Audio encoder: passt, clap (weights are fetched), logmel (log-mel statistics, "
+        "nothing to fetch), or checkpoint:<path or URL> of what finetune wrote.",
     )
-    text_encoder: Literal["hf", "hashing", "clap"] = Field(
+    text_encoder: Literal["hf", "hashing", "clap"] | CheckpointName = Field(
         "hf",
-        description="Text encoder: hf (a transformers model), clap (weights are fetched), or "
-        "hashing (word and character n-grams, nothing to fetch).",
+        description="Text encoder: hf (a transformers model), clap (weights are fetched), hashing "
+        "(word and character n-grams, nothing to fetch), or checkpoint:<path or URL> of what "
+        "finetune wrote; its other options are then those of the checkpoint.",
     )
     audio_arch: AudioArch = Field(
         "passt_s_swa_p16_128_ap476",
