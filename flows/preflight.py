@@ -14,6 +14,7 @@ from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, missing_audio_weights, text_settings
 from e2i.errors import RunFailedError
 from e2i.hub.source import find_cache
+from e2i.training.finetune.config import FinetuneConfig
 from flows.doctor_parameters import DoctorParameters
 from flows.parameters import CacheRepairParameters, DownloadEmbeddingsParameters
 
@@ -37,6 +38,8 @@ def check_call(parameters: Configuration) -> None:
         find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
+        if isinstance(value, FinetuneConfig):
+            value = value.encoders(value.device)
         if isinstance(value, EncodersConfig):
             text_settings(value)
             missing = missing_audio_weights(value)
