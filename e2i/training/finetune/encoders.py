@@ -242,7 +242,7 @@ def _text_model(files: ModelFiles, config: FinetuneConfig) -> nn.Module:
                 f"for {files.name}, expected a model that supports it. Leave the option out, or "
                 "add --freeze text."
             )
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     loaded: nn.Module = model
     return loaded
 
