@@ -22,6 +22,7 @@ from tasks.embedding import (
     gather_chunks,
     plan_embedding,
     put_off,
+    raise_failed,
     submit_chunks,
     unvisited,
 )
@@ -58,12 +59,13 @@ def embed_split(
         mirror.begin(split.plan.clips, split.plan.captions)
     with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
         chunks = submit_chunks(cache_url, split, encoders)
-        done = gather_chunks(chunks, stage)
+        done, errors = gather_chunks(chunks, stage)
         if done.pop("put_off", 0):
-            left = put_off(split, chunks)
-            done.update(
-                gather_chunks(submit_chunks(cache_url, left, encoders, claimed=True), stage)
-            )
+            others = submit_chunks(cache_url, put_off(split, chunks), encoders, claimed=True)
+            more, more_errors = gather_chunks(others, stage)
+            done.update(more)
+            errors += more_errors
+        raise_failed(errors, len(chunks))
         stage.outcome = split.outcome(done)
     return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 

@@ -248,10 +248,15 @@ def submit_chunks(
 
 
 def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) -> SplitPlan:
-    """The split with those chunks alone that another run was at, once all are gathered."""
+    """The split with those chunks alone that another run was at, once all are gathered.
+
+    Where the run is stopping, those are left to the next one.
+    """
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
     outcomes = [future.result(raise_on_failure=False) for future in futures]
+    if (flow_run.get_id() or "") in _stopping:
+        outcomes = [None] * len(keys)
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
@@ -261,11 +266,13 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     return replace(split, plan=plan)
 
 
-def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage) -> Counter[str]:
-    """Wait for all chunks and add their counts up; one that fails does not stop the others.
+def gather_chunks(
+    futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
+) -> tuple[Counter[str], list[BaseException]]:
+    """Wait for all chunks; one that fails does not stop the others.
 
-    Raises:
-        RunFailedError: chunks failed; names how many, and the first reason.
+    Returns:
+        Their counts added up, and the errors of those that failed, the first to fail first.
     """
     run = flow_run.get_id() or ""
     counts: Counter[str] = Counter()
@@ -285,12 +292,20 @@ def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
     except BaseException:
         _stopping.add(run)
         raise
+    return counts, errors
+
+
+def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
+    """Turn the errors of chunks, once all have been waited for, into one.
+
+    Raises:
+        RunFailedError: there are some; names how many, and the first reason.
+    """
     if errors:
         raise RunFailedError(
-            f"{len(errors)} of {len(futures)} chunks could not be embedded: got {errors[0]} "
+            f"{len(errors)} of {chunks} chunks could not be embedded: got {errors[0]} "
             "Run the same command again: what is stored is kept."
         ) from errors[0]
-    return counts
 
 
 @task(
