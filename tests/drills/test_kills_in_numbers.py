@@ -15,8 +15,10 @@ import pytest
 )
 def test_a_few_kills_of_each_kind(where: str, drills: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kill_drill", "--kills", "3", "--where", where]
-        + ["--what", ",".join(drills)],
+        [
+            *(sys.executable, "-m", "benchmarks.kill_drill", "--kills", "3"),
+            *("--where", where, "--what", ",".join(drills)),
+        ],
         capture_output=True,
         text=True,
         check=False,
