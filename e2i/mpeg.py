@@ -142,7 +142,8 @@ def with_open_length(file: BinaryIO) -> BinaryIO | None:
     elif content[36:40] == b"VBRI":
         start += frame.size
     end = _end_of_audio(file)
-    return _Joined(_header(frame, (end - start) // _SMALLEST_FRAME + 1), file, start, end)
+    header = _header(frame, (end - start) // _SMALLEST_FRAME + 1)
+    return io.BufferedReader(_Joined(header, file, start, end))
 
 
 def _header(like: Frame, frames: int) -> bytes:
