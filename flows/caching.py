@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
+from e2i.encoders.places import encoder_places
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
+from flows.chunk_threads import CHUNK_RUNNER, chunk_threads
 from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
@@ -42,10 +42,6 @@ def default_cache_url(source: MetadataConfig) -> str:
     )
 
 
-# Two chunks in flight: one is encoded while the next is read and decoded.
-CHUNK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
-
-
 def embed_split(
     source: MetadataConfig,
     cache_url: str,
@@ -57,7 +53,10 @@ def embed_split(
     split = plan_embedding(source, cache_url, encoders, cache)
     if mirror is not None:
         mirror.begin(split.plan.clips, split.plan.captions)
-    with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
+    with (
+        chunk_threads(encoder_places(encoders)),
+        Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage,
+    ):
         chunks = submit_chunks(cache_url, split, encoders)
         done, errors = gather_chunks(chunks, stage)
         if done.pop("put_off", 0):

@@ -26,6 +26,7 @@ from e2i.datasets.tabular import read_metadata
 from e2i.decoding.pool import WaveformLoader
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
+from e2i.encoders.places import Place, encoder_places, taken_place
 from e2i.errors import RunFailedError, is_transient
 from e2i.storage import Folder
 from tasks.artifacts import artifact_key
@@ -166,17 +167,19 @@ def embed_audio(
     if not (claimed or _claimed_by_this_run(cache_url, chunk)):
         return dict(PUT_OFF)
     loader = WaveformLoader(encoders.resampler, encoders.decode_workers, encoders.decode_timeout)
-    result = embed_audio_chunk(
-        Folder(cache_url),
-        Folder(audio_root_url),
-        chunk,
-        load_audio_encoder(encoders, store_windows=chunk.stamp.store_windows),
-        loader,
-        decoders=loader.at_once,
-        progress=lambda count: progress_sink().advance(stage, count),
-        stop=lambda: run in _stopping,
-    )
-    _log(result, "clips")
+    with taken_place(encoder_places(encoders), chunk.index) as place:
+        windows = chunk.stamp.store_windows
+        result = embed_audio_chunk(
+            Folder(cache_url),
+            Folder(audio_root_url),
+            chunk,
+            load_audio_encoder(encoders, store_windows=windows, place=place),
+            loader,
+            decoders=loader.at_once,
+            progress=lambda count: progress_sink().advance(stage, count),
+            stop=lambda: run in _stopping,
+        )
+    _log(result, "clips", place)
     return {"embedded": result.embedded, "reused": result.reused + result.discarded}
 
 
@@ -199,24 +202,25 @@ def embed_text(
     run = _run_going_on()
     if not (claimed or _claimed_by_this_run(cache_url, chunk)):
         return dict(PUT_OFF)
-    result = embed_text_chunk(
-        Folder(cache_url),
-        chunk,
-        load_text_encoder(encoders),
-        progress=lambda count: progress_sink().advance(stage, count),
-        stop=lambda: run in _stopping,
-    )
-    _log(result, "captions")
+    with taken_place(encoder_places(encoders), chunk.index) as place:
+        result = embed_text_chunk(
+            Folder(cache_url),
+            chunk,
+            load_text_encoder(encoders, place=place),
+            progress=lambda count: progress_sink().advance(stage, count),
+            stop=lambda: run in _stopping,
+        )
+    _log(result, "captions", place)
     return {
         "captions_embedded": result.embedded,
         "captions_reused": result.reused + result.discarded,
     }
 
 
-def _log(result: ChunkResult, unit: str) -> None:
+def _log(result: ChunkResult, unit: str, place: Place) -> None:
     get_run_logger().info(
-        "%d %s embedded, %d found stored, %d failed, %.1f s",
-        *(result.embedded, unit, result.reused + result.discarded, len(result.failed)),
+        "%d %s embedded on %s, %d found stored, %d failed, %.1f s",
+        *(result.embedded, unit, place, result.reused + result.discarded, len(result.failed)),
         result.seconds,
     )
 

@@ -274,7 +274,7 @@ class _ChunkWork:
         if not batch:
             return []
         try:
-            with encoder_lock(self.stamp.fingerprint):
+            with encoder_lock(self.encoder):
                 made = self.encoder.encode([waveform.samples for _, waveform in batch])
         except AudioError as error:
             if len(batch) > 1:
