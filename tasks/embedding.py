@@ -31,6 +31,7 @@ from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
+from tasks.remote import cancel, outcome_of, runs_elsewhere
 
 T = TypeVar("T")
 
@@ -88,8 +89,11 @@ class SplitPlan:
 
 
 def unvisited(parameter: T) -> T:
-    """A task's parameter that Prefect does not search for futures, clip by clip."""
-    return cast("T", quote(parameter))
+    """A task's parameter that Prefect does not search for futures, clip by clip.
+
+    On their way to other processes, quotes would arrive as plain tuples.
+    """
+    return parameter if runs_elsewhere() else cast("T", quote(parameter))
 
 
 def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
@@ -251,7 +255,7 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     """The split with those chunks alone that another run was at, once all are gathered."""
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
-    outcomes = [future.result(raise_on_failure=False) for future in futures]
+    outcomes = [outcome_of(future) for future in futures]
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
@@ -272,16 +276,17 @@ def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
     errors: list[BaseException] = []
     try:
         for future in as_completed(list(futures)):
-            outcome = future.result(raise_on_failure=False)
+            outcome = outcome_of(future)
             if isinstance(outcome, BaseException):
                 errors.append(outcome)
                 if is_transient(outcome):
                     # It was tried again for a minute: the others need not find out one by one.
                     _stopping.add(run)
+                    cancel(futures)
                 continue
             counts.update(outcome)
             if outcome != PUT_OFF:
-                stage.settle(sum(outcome.values()))
+                stage.settle(sum(outcome.values()), told=not runs_elsewhere())
     except BaseException:
         _stopping.add(run)
         raise
