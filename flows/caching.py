@@ -16,7 +16,9 @@ from e2i.store_layout import join_url, split_url
 from flows.chunk_threads import CHUNK_RUNNER, chunk_threads
 from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
+from flows.runner_parameters import RunnerConfig
 from flows.summary import RunSummary
+from flows.task_runners import chunk_runner
 from tasks.embedding import (
     finish_embedding,
     gather_chunks,
@@ -97,6 +99,7 @@ def cache_embeddings(
     with_images: bool = False,
     images: EmbeddingImagesConfig = EmbeddingImagesConfig(),
     hub: HubOptions = HubOptions(),
+    runner: RunnerConfig = RunnerConfig(),
 ) -> RunSummary:
     """Embed the recordings and captions of one split, once each, and store them.
 
@@ -108,10 +111,12 @@ def cache_embeddings(
         with_images: Fold the embeddings into pseudo-images too.
         images: How embeddings become pseudo-images.
         hub: Where on the Hugging Face Hub the cache is mirrored to.
+        runner: What runs the chunks.
     """
     record = RunRecord()
     cache_url = cache_dir or default_cache_url(source)
-    with RunMirror(cache_url, hub) as mirror:
+    places = (source.metadata or "", source.audio_root or "", cache_url)
+    with chunk_runner(runner, *places), RunMirror(cache_url, hub) as mirror:
         record.add(embed_split(source, cache_url, encoders, cache, mirror))
         record.locations["cache"] = cache_url
         if with_images:
@@ -132,6 +137,7 @@ def cache_images(
     images: ImagesConfig = ImagesConfig(),
     hub: HubOptions = HubOptions(),
     include_embeddings: bool = False,
+    runner: RunnerConfig = RunnerConfig(),
 ) -> RunSummary:
     """Fold the cached embeddings into pseudo-images and store them as PNGs.
 
@@ -140,10 +146,11 @@ def cache_images(
         images: How embeddings become pseudo-images.
         hub: Where on the Hugging Face Hub they are mirrored to.
         include_embeddings: Mirror the embeddings as well.
+        runner: What renders them.
     """
     record = RunRecord()
     record.locations["cache"] = cache_dir
-    with RunMirror(cache_dir, hub) as mirror:
+    with chunk_runner(runner, cache_dir), RunMirror(cache_dir, hub) as mirror:
         _add_images(record, cache_dir, images, mirror)
         record.add(mirror.finish(images, cache=include_embeddings, snapshot=include_embeddings))
         record.locations |= mirror.locations

@@ -29,6 +29,7 @@ from e2i.retrieval.config import (
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
+from flows.runner_parameters import RunnerConfig
 
 DATA_ROOT = "~/data/CLOTHO_v2.1"
 TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
@@ -75,6 +76,7 @@ class PipelineParameters(Configuration):
     vision_training: TrainingConfig = CNN_TRAINING
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 DEMO = PipelineParameters(
@@ -138,6 +140,7 @@ class CacheEmbeddingsParameters(Configuration):
     )
     images: Annotated[EmbeddingImagesConfig, _Bare] = EmbeddingImagesConfig()
     hub: Annotated[HubOptions, _Bare] = HubOptions()
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class CacheImagesParameters(Configuration):
@@ -151,6 +154,7 @@ class CacheImagesParameters(Configuration):
         description="Mirror the embeddings as well: shards, manifest, and the tensors of the "
         "original's form where they are stored.",
     )
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class TrainProjectionParameters(Configuration):
@@ -280,6 +284,7 @@ class CacheRepairParameters(Configuration):
     source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
     encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
     cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class CacheCompactParameters(Configuration):

@@ -32,6 +32,7 @@ from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
+from tasks.remote import cancel, outcome_of, runs_elsewhere
 
 T = TypeVar("T")
 
@@ -89,8 +90,11 @@ class SplitPlan:
 
 
 def unvisited(parameter: T) -> T:
-    """A task's parameter that Prefect does not search for futures, clip by clip."""
-    return cast("T", quote(parameter))
+    """A task's parameter that Prefect does not search for futures, clip by clip.
+
+    On their way to other processes, quotes would arrive as plain tuples.
+    """
+    return parameter if runs_elsewhere() else cast("T", quote(parameter))
 
 
 def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
@@ -258,9 +262,8 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     """
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
-    outcomes = [future.result(raise_on_failure=False) for future in futures]
-    if (flow_run.get_id() or "") in _stopping:
-        outcomes = [None] * len(keys)
+    stopping = (flow_run.get_id() or "") in _stopping
+    outcomes = [None if stopping else outcome_of(future) for future in futures]
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
@@ -283,16 +286,17 @@ def gather_chunks(
     errors: list[BaseException] = []
     try:
         for future in as_completed(list(futures)):
-            outcome = future.result(raise_on_failure=False)
+            outcome = outcome_of(future)
             if isinstance(outcome, BaseException):
                 errors.append(outcome)
                 if is_transient(outcome):
                     # It was tried again for a minute: the others need not find out one by one.
                     _stopping.add(run)
+                    cancel(futures)
                 continue
             counts.update(outcome)
             if outcome != PUT_OFF:
-                stage.settle(sum(outcome.values()))
+                stage.settle(sum(outcome.values()), told=not runs_elsewhere())
     except BaseException:
         _stopping.add(run)
         raise
