@@ -85,6 +85,8 @@ deploy: setup  ## Work pool and deployments on that server
 	  $(PREFECT) --no-prompt work-pool create e2i-cpu --type process
 	@E2I_STORE_URL="$(STORE_URL)" E2I_DEMO_STORE_URL="$(DEMO_STORE_URL)" \
 	  $(PREFECT) --no-prompt deploy --all
+	@PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false \
+	  $(BIN)/python -m deployments.automations
 
 worker: setup  ## A worker for the pool e2i-cpu, until Ctrl-C
 	@$(PREFECT) --no-prompt worker start --pool e2i-cpu --name e2i-worker
