@@ -28,8 +28,10 @@ MAX_ATTEMPTS = 4
 """Of one flow run: the first, and as many more as a crashed run is run again by itself."""
 
 HEARTBEAT_WITHIN = timedelta(minutes=6)
-"""How long a run may be silent before it is taken for gone: a server that is away for 3 minutes, and
-the heartbeats that reach it late, are no reason."""
+"""How long a run may be silent before it is taken for gone.
+
+A server that is away for 3 minutes, and heartbeats that reach it late, are no reason.
+"""
 
 Builder = Callable[[SyncPrefectClient], AutomationCore]
 
@@ -69,7 +71,7 @@ def run_crashed_again(client: SyncPrefectClient) -> AutomationCore:  # noqa: ARG
 
 
 def find_silent_runs(client: SyncPrefectClient) -> AutomationCore:  # noqa: ARG001
-    """A run whose machine is gone is found crashed: its heartbeats have stopped, its end never came."""
+    """A run whose machine is gone is found crashed: no heartbeat comes, and no end came."""
     return AutomationCore(
         name="e2i: a silent run has crashed",
         description="No heartbeat came from a run that has not ended: its machine is gone.",
