@@ -27,6 +27,9 @@ RUN_TAG = "e2i"
 MAX_ATTEMPTS = 4
 """Of one flow run: the first, and as many more as a crashed run is run again by itself."""
 
+RERUN_AFTER = timedelta(seconds=30)
+"""How long a crashed run is left alone before it is run again."""
+
 HEARTBEAT_WITHIN = timedelta(minutes=6)
 """How long a run may be silent before it is taken for gone.
 
@@ -44,21 +47,28 @@ def run_crashed_again(client: SyncPrefectClient) -> AutomationCore:  # noqa: ARG
     """A crashed run goes back to its work pool, as the same run with the same parameters.
 
     Its count of attempts stands in the event, which bounds them. A run that crashed before it began
-    (count 0) does not count up, so that one is left alone: its infrastructure is at fault.
+    (count 0) does not count up, so that one is left alone: its infrastructure is at fault. A run is
+    run again after a while in which nothing else became of it: its worker reports the end of a
+    process a second time, late, and would take the new attempt for the old one.
     """
     attempts = [str(count) for count in range(1, MAX_ATTEMPTS)]
     return AutomationCore(
         name="e2i: run a crashed run again",
         description=f"At most {MAX_ATTEMPTS - 1} times; what is stored is not made again.",
         trigger=EventTrigger(
-            expect={"prefect.flow-run.Crashed"},
+            after={"prefect.flow-run.Crashed"},
+            expect={
+                f"prefect.flow-run.{event}"
+                for event in ("AwaitingRetry", "Scheduled", "Pending", "Running", "Cancelled")
+            },
             match=ResourceSpecification.model_validate(
                 {"prefect.resource.id": "prefect.flow-run.*", "prefect.run-count": attempts}
             ),
             match_related=_OF_E2I,
-            posture=Posture.Reactive,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(0),
+            within=RERUN_AFTER,
         ),
         actions=[
             ChangeFlowRunState(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
@@ -14,6 +13,7 @@ from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
+from flows.flow_setup import flow
 from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect import flow
-
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.encoders.config import EncodersConfig
 from flows.caching import CHUNK_RUNNER, embed_split
+from flows.flow_setup import flow
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.upkeep import clear_cache, find_damage
