@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from prefect import flow
-
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
@@ -14,6 +12,7 @@ from e2i.encoders.places import encoder_places
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
 from flows.chunk_threads import CHUNK_RUNNER, chunk_threads
+from flows.flow_setup import flow
 from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
 from flows.runner_parameters import RunnerConfig

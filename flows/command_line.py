@@ -92,6 +92,12 @@ COMMANDS: dict[str, Command] = {
         "flows.doctor_command:run_doctor",
         needs_prefect=False,
     ),
+    "setup-blocks": Command(
+        "credentials of this environment into Prefect blocks, for runs on workers",
+        "SetupBlocksParameters",
+        "flows.blocks_command:setup_blocks",
+        needs_prefect=False,
+    ),
     "cache info": Command(
         "what a cache holds",
         "CacheInfoParameters",
