@@ -15,7 +15,11 @@ from e2i.encoders.load import audio_settings, missing_audio_weights, text_settin
 from e2i.errors import RunFailedError
 from e2i.hub.source import find_cache
 from flows.doctor_parameters import DoctorParameters
-from flows.parameters import CacheRepairParameters, DownloadEmbeddingsParameters
+from flows.parameters import (
+    CacheRepairParameters,
+    DownloadEmbeddingsParameters,
+    ReevaluateParameters,
+)
 
 SERVER_LIMIT_S = 3.0
 SERVER_ATTEMPTS = 3
@@ -30,8 +34,8 @@ def check_call(parameters: Configuration) -> None:
         CacheError: what is to be downloaded is not there, or not whole.
         StorageError: where it is kept does not answer, or refuses.
     """
-    # The doctor is there to say what cannot be had; a repair takes the cache's own encoders.
-    if isinstance(parameters, DoctorParameters | CacheRepairParameters):
+    # The doctor is there to say what cannot be had; these others take the cache's own encoders.
+    if isinstance(parameters, DoctorParameters | CacheRepairParameters | ReevaluateParameters):
         return
     if isinstance(parameters, DownloadEmbeddingsParameters):
         find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)
