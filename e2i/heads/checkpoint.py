@@ -165,9 +165,22 @@ def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, s
         CheckpointError: as `load_checkpoint`.
         StorageError: the store refused.
     """
+    data = read_checkpoint_bytes(folder, name)
+    where = f"{folder.url.rstrip('/')}/{name}"
+    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
+
+
+def read_checkpoint_bytes(folder: Folder, name: str) -> bytes:
+    """The bytes of a checkpoint's file.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: it is a folder.
+        StorageError: the store refused.
+    """
     where = f"{folder.url.rstrip('/')}/{name}"
     try:
-        data = folder.read(name)
+        return folder.read(name)
     except StorageError as error:
         if folder.local_path is not None and (folder.local_path / name).is_dir():
             message = (
@@ -182,7 +195,6 @@ def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, s
             "Train first, or give --checkpoint."
         )
         raise CheckpointNotFoundError(message) from error
-    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
