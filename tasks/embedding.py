@@ -32,6 +32,7 @@ from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
+from tasks.remote import cancel, outcome_of, runs_elsewhere
 
 T = TypeVar("T")
 
@@ -89,8 +90,11 @@ class SplitPlan:
 
 
 def unvisited(parameter: T) -> T:
-    """A task's parameter that Prefect does not search for futures, clip by clip."""
-    return cast("T", quote(parameter))
+    """A task's parameter that Prefect does not search for futures, clip by clip.
+
+    On their way to other processes, quotes would arrive as plain tuples.
+    """
+    return parameter if runs_elsewhere() else cast("T", quote(parameter))
 
 
 def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
@@ -253,10 +257,14 @@ def submit_chunks(
 
 
 def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) -> SplitPlan:
-    """The split with those chunks alone that another run was at, once all are gathered."""
+    """The split with those chunks alone that another run was at, once all are gathered.
+
+    Where the run is stopping, those are left to the next one.
+    """
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
-    outcomes = [future.result(raise_on_failure=False) for future in futures]
+    stopping = (flow_run.get_id() or "") in _stopping
+    outcomes = [None if stopping else outcome_of(future) for future in futures]
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
@@ -266,36 +274,47 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     return replace(split, plan=plan)
 
 
-def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage) -> Counter[str]:
-    """Wait for all chunks and add their counts up; one that fails does not stop the others.
+def gather_chunks(
+    futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
+) -> tuple[Counter[str], list[BaseException]]:
+    """Wait for all chunks; one that fails does not stop the others.
 
-    Raises:
-        RunFailedError: chunks failed; names how many, and the first reason.
+    Returns:
+        Their counts added up, and the errors of those that failed, the first to fail first.
     """
     run = flow_run.get_id() or ""
     counts: Counter[str] = Counter()
     errors: list[BaseException] = []
     try:
         for future in as_completed(list(futures)):
-            outcome = future.result(raise_on_failure=False)
+            outcome = outcome_of(future)
             if isinstance(outcome, BaseException):
                 errors.append(outcome)
                 if is_transient(outcome):
                     # It was tried again for a minute: the others need not find out one by one.
                     _stopping.add(run)
+                    cancel(futures)
                 continue
             counts.update(outcome)
             if outcome != PUT_OFF:
-                stage.settle(sum(outcome.values()))
+                stage.settle(sum(outcome.values()), told=not runs_elsewhere())
     except BaseException:
         _stopping.add(run)
         raise
+    return counts, errors
+
+
+def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
+    """Turn the errors of chunks, once all have been waited for, into one.
+
+    Raises:
+        RunFailedError: there are some; names how many, and the first reason.
+    """
     if errors:
         raise RunFailedError(
-            f"{len(errors)} of {len(futures)} chunks could not be embedded: got {errors[0]} "
+            f"{len(errors)} of {chunks} chunks could not be embedded: got {errors[0]} "
             "Run the same command again: what is stored is kept."
         ) from errors[0]
-    return counts
 
 
 @task(

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from e2i.encoders.clap_settings import clap_audio_settings, clap_text_settings
 from e2i.encoders.config import EncodersConfig
+from e2i.encoders.finetuned import unpacked
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
 from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
@@ -39,10 +40,11 @@ def audio_settings(config: EncodersConfig) -> Settings:
     Raises:
         EncoderUnavailableError: its weights cannot be had.
     """
+    config = unpacked(config)
     if config.audio_encoder == "logmel":
         return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     if config.audio_encoder == "passt":
-        return passt_settings(_passt_options(config), _passt_weights(config))
+        return passt_settings(passt_options(config), passt_weights(config))
     return clap_audio_settings(config)
 
 
@@ -53,6 +55,7 @@ def text_settings(config: EncodersConfig) -> Settings:
         EncoderUnavailableError: its model cannot be had.
         ConfigError: it does not take captions as long as asked for.
     """
+    config = unpacked(config)
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
     if config.text_encoder == "hf":
@@ -81,6 +84,7 @@ def load_audio_encoder(
         EncoderUnavailableError: its weights cannot be had or do not fit.
         ConfigError: the device cannot be used here.
     """
+    config = unpacked(config)
     key = fingerprint(audio_settings(config))
     if config.audio_encoder == "logmel":
         return _held(
@@ -100,8 +104,8 @@ def load_audio_encoder(
 
     def load() -> PasstEncoder:
         encoder = PasstEncoder(
-            _passt_options(config),
-            _passt_weights(config),
+            passt_options(config),
+            passt_weights(config),
             device=place.device,
             batch_size=config.batch_size,
             store_windows=store_windows,
@@ -123,6 +127,7 @@ def load_text_encoder(config: EncodersConfig, *, place: Place | None = None) -> 
         EncoderUnavailableError: its model cannot be had.
         ConfigError: the device cannot be used here, or the captions asked for are too long.
     """
+    config = unpacked(config)
     key = fingerprint(text_settings(config))
     if config.text_encoder == "hashing":
         return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
@@ -138,7 +143,8 @@ def load_text_encoder(config: EncodersConfig, *, place: Place | None = None) -> 
     return _held(_text_encoders, key, lambda: HfTextEncoder(config))
 
 
-def _passt_options(config: EncodersConfig) -> PasstOptions:
+def passt_options(config: EncodersConfig) -> PasstOptions:
+    """What changes PaSST's embeddings, beside its weights."""
     return PasstOptions(
         ARCHITECTURES[config.audio_arch],
         windowing=config.windowing,
@@ -148,7 +154,12 @@ def _passt_options(config: EncodersConfig) -> PasstOptions:
     )
 
 
-def _passt_weights(config: EncodersConfig) -> WeightsFile:
+def passt_weights(config: EncodersConfig) -> WeightsFile:
+    """The file of PaSST's weights, fetched if it has to be.
+
+    Raises:
+        EncoderUnavailableError: it cannot be had.
+    """
     return find_weights(
         _passt_weights_name(config), _published(), config.weights_dir, option="--audio-weights"
     )
