@@ -111,6 +111,7 @@ def full_pipeline(
     for split in SPLITS:
         source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
         record.add(embed_split(source, layout.cache_url(split), encoders, cache))
+    for split in SPLITS:  # once all are there: images may be standardized by another cache's clips
         record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})

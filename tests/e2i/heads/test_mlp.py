@@ -12,6 +12,7 @@ from torch import nn
 from e2i.heads.build import build_heads, seeded_generator
 from e2i.heads.config import HeadsConfig
 from e2i.heads.mlp import MLPHead, dropped_out
+from e2i.images.standardization import Standardization
 
 CPU = torch.device("cpu")
 
@@ -30,6 +31,7 @@ def test_defaults_are_the_originals():
         "activation": "relu",
         "dropout": 0.1,
         "standardize_input": False,
+        "audio_pooling": "mean",
         "vision_base_channels": 32,
         "vision_hidden_dim": 512,
         "vision_pooling": "average",
@@ -137,8 +139,8 @@ def test_standardization_takes_shift_and_scale_out():
     plain = head(HeadsConfig(standardize_input=True))
     shifted = head(HeadsConfig(standardize_input=True))
     rows = torch.randn((50, 8), generator=seeded_generator(0, "rows"))
-    plain.fit_standardization(rows)
-    shifted.fit_standardization(rows * 7 + 100)
+    plain.standardize_by(Standardization.of((rows).numpy()))
+    shifted.standardize_by(Standardization.of((rows * 7 + 100).numpy()))
     assert torch.allclose(plain(rows), shifted(rows * 7 + 100), rtol=1e-4, atol=1e-4)
 
 
@@ -146,7 +148,7 @@ def test_a_constant_dimension_stays_finite():
     made = head(HeadsConfig(standardize_input=True))
     rows = torch.randn((50, 8), generator=seeded_generator(0, "rows"))
     rows[:, 2] = 0.1
-    made.fit_standardization(rows)
+    made.standardize_by(Standardization.of((rows).numpy()))
     assert made.deviation[2] == 1
     assert made(rows).isfinite().all()
 
@@ -154,7 +156,7 @@ def test_a_constant_dimension_stays_finite():
 def test_without_standardization_statistics_change_nothing():
     made = head(HeadsConfig())
     names = set(made.state_dict())
-    made.fit_standardization(torch.ones((3, 8)))
+    made.standardize_by(Standardization.of((torch.ones((3, 8))).numpy()))
     assert (
         names
         == set(made.state_dict())
