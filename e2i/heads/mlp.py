@@ -18,11 +18,26 @@ from torch.nn import functional
 from e2i.heads.config import HeadsConfig
 from e2i.heads.standardized import StandardizedHead
 
+_DRAWS = 2**16
+
 
 def dropped_out(hidden: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Inverted dropout whose mask comes from `generator` (on the device of `hidden`)."""
-    keep = torch.empty_like(hidden).bernoulli_(1.0 - share, generator=generator)
-    return hidden * keep.div_(1.0 - share)
+    """Inverted dropout whose mask comes from `generator` (on the device of `hidden`).
+
+    On the CPU, where numbers are drawn one after the other, one draw of 64 bits decides over four
+    units, so that the share is one of 65,536.
+    """
+    if hidden.device.type != "cpu":
+        keep = torch.empty_like(hidden).bernoulli_(1.0 - share, generator=generator)
+        return hidden * keep.div_(1.0 - share)
+    count = hidden.numel()
+    draws = torch.empty(-(-count // 4), dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=generator)
+    dropped = min(round(share * _DRAWS), _DRAWS - 1)
+    keep = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    units = draws.view(torch.int16)[:count].view(hidden.shape)
+    torch.ge(units, dropped - _DRAWS // 2, out=keep)
+    return hidden * keep.div_(1.0 - dropped / _DRAWS)
 
 
 class UnsetLinear(nn.Module):

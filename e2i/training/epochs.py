@@ -175,14 +175,15 @@ class TrainingRun:
         for number, (batch, lr) in enumerate(zip(plan, lrs, strict=True)):
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
-            clips = pairs.pair_clip[batch]
+            clips = pairs.pair_clip.index_select(0, batch)  # several times as fast as [batch]
             heard = self._heard(clips, longest[number] if longest else 0)
             with torch.autocast(
                 self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
             ):
                 audio = model.project_audio(heard, self._dropout)
-                text = model.project_text(pairs.text[batch], self._dropout)
-            loss = contrastive_loss(audio, text, positives_from_clips(clips), model.logit_scale)
+                text = model.project_text(pairs.text.index_select(0, batch), self._dropout)
+            positives = positives_from_clips(clips) if self.config.repeat_clips else None
+            loss = contrastive_loss(audio, text, positives, model.logit_scale)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -202,7 +203,7 @@ class TrainingRun:
         """What the audio head is given for a batch."""
         pairs = self._pairs
         if pairs.windows is None:
-            return pairs.audio[clips]
+            return pairs.audio.index_select(0, clips)
         windows = pairs.windows.batch(clips, longest)
         kept = windows_dropped(windows, self.config.window_dropout, self._dropout)
         return self._model.pool(kept)

@@ -122,9 +122,27 @@ def test_projections_have_length_one_and_do_not_depend_on_batch_mates():
 def test_dropout_drops_its_share_and_keeps_the_mean():
     ones = torch.ones((200, 500))
     dropped = dropped_out(ones, 0.3, seeded_generator(0, "dropout"))
-    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.7, rel=1e-4)]
     assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 7, 9)])
+def test_dropout_takes_any_shape_and_type(dtype, shape):
+    whole = torch.ones(shape, dtype=dtype)
+    generator = seeded_generator(0, "dropout")
+    assert torch.equal(dropped_out(whole, 0.0, generator), whole)
+    dropped = dropped_out(whole, 0.999999, generator)
+    assert dropped.dtype == dtype
+    assert not dropped.any()
+    assert dropped_out(whole.mT, 0.5, generator).shape == whole.mT.shape
+
+
+def test_units_are_dropped_one_apart_from_the_other():
+    dropped = dropped_out(torch.ones(2000, 64), 0.5, seeded_generator(0, "dropout")) > 0
+    together = torch.corrcoef(dropped.T.float()) - torch.eye(64)
+    assert together.abs().max() < 0.12  # five deviations of 1/√2000
 
 
 def test_dropout_only_where_a_generator_is_given():
