@@ -116,6 +116,7 @@ def full_pipeline(
         for split in SPLITS:
             source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
             record.add(embed_split(source, layout.cache_url(split), encoders, cache))
+        for split in SPLITS:  # once all are there: one's images may need another's statistics
             record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})

@@ -23,6 +23,7 @@ from e2i.training.pseudo_images import stored_images_of
 from e2i.training.selection import chosen_by
 from e2i.training.state import StateFile
 from e2i.training.train import train_heads
+from e2i.training.windows import stored_windows_of
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 from tasks.tracking import epoch_values, flow_run_tracker, labelled
@@ -123,14 +124,15 @@ def train(
                 epoch.metrics[metric],
             )
 
-        stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
+        folders = [Folder(url) for url in (*cache_urls, selection_url)]
         trained = train_heads(
             caches,
             validation,
             heads,
             training,
             on_epoch,
-            load_stored=stored,
+            load_stored=stored_images_of(*folders),
+            load_windows=stored_windows_of(*folders),
             exclude=read_exclusions(exclude_url) if exclude_url else None,
             state=state,
         )
