@@ -54,6 +54,7 @@ _PATTERNS = {
     "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
     "vision_backbone": "a name of timm, as resnet18 or vit_tiny_patch16_224.augreg_in21k",
     "wandb_project": "1 to 128 characters without / \\ # ? % :",
+    "wandb_group": "at most 128 characters without / \\ # ? % :",
 }
 """What the patterns of options mean, by field."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from e2i.tracking.tracker import Status, Trackers, shareable, tracked
+from e2i.tracking.tracker import Status, StoredArtifact, Trackers, shareable, tracked
 
 
 class Recorder:
@@ -28,6 +28,12 @@ class Recorder:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._call("log", (dict(values), step))
+
+    def links(self) -> Mapping[str, str]:
+        return {}
+
+    def artifact(self, artifact: StoredArtifact) -> None:
+        self._call("artifact", artifact)
 
     def summary(self, values: Mapping[str, float]) -> None:
         self._call("summary", dict(values))

@@ -204,8 +204,8 @@ def test_a_folder_that_cannot_be_written_costs_the_logs_alone(tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"")
     warnings = _log_in_this_process(tmp_path / "file" / "logs", "offline")
     assert len(warnings) == 2
-    assert warnings[0].startswith("the log file is off for the rest of this run: ")
-    assert warnings[1].startswith("W&B is off for the rest of this run: ")
+    assert warnings[0].startswith("W&B is off for the rest of this run: ")
+    assert warnings[1].startswith("the log file is off for the rest of this run: ")
 
 
 @pytest.mark.parametrize(
