@@ -20,6 +20,7 @@ from prefect.utilities.urls import url_for
 from e2i.cache.reader import Cache
 from e2i.code_version import code_version
 from e2i.report.scores import Metrics
+from e2i.tracking import names
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.opening import Kind, RunIdentity, open_tracker
 from e2i.tracking.tracker import StoredArtifact, Trackers
@@ -102,7 +103,7 @@ def log_name(config: TrackingConfig) -> str:
 
 def labelled(values: dict[str, float], label: str) -> dict[str, float]:
     """Values named so that the arms of one flow run, which share a run at W&B, stay apart."""
-    return {f"{label}_{name}": value for name, value in values.items()} if label else values
+    return {names.of_arm(label, name): value for name, value in values.items()}
 
 
 def epoch_values(epoch: EpochRecord) -> dict[str, float]:
@@ -112,10 +113,7 @@ def epoch_values(epoch: EpochRecord) -> dict[str, float]:
         "lr": epoch.lr,
         "seconds": epoch.seconds,
         "pairs_per_s": epoch.pairs_per_s,
-        **{
-            name if name.startswith("val") else f"validation_{name}": value
-            for name, value in epoch.metrics.items()
-        },
+        **{names.validation(name): value for name, value in epoch.metrics.items()},
     }
 
 
@@ -125,12 +123,12 @@ def score_values(metrics: Metrics, split: str, *, seen: bool) -> dict[str, float
     Those of seen clips are `evaluation_seen_text_to_audio_R@1`. Chance and whatever else was not
     measured are left out.
     """
-    of = f"{split}_seen" if seen else split
+    parts: tuple[names.Part, ...] = ("value", "low", "high")
     return {
-        f"{of}_{name}" if part == "value" else f"{of}_{name}_{part}": value
+        names.score(split, name, part, seen=seen): value
         for name, score in metrics.items()
-        for part, value in score.items()
-        if value is not None and part in {"value", "low", "high"}
+        for part in parts
+        if (value := score.get(part)) is not None
     }
 
 

@@ -208,7 +208,7 @@ class WandbRun:
 
     def _open(self, config: dict[str, Any]) -> wandb.Run:
         if self._mode == "online":
-            reason = self._no_answer()
+            reason = no_answer_from_wandb(self._folder)
             if not reason:
                 try:
                     return self._init("online", config)
@@ -222,20 +222,11 @@ class WandbRun:
             )
         return self._init("offline", config)
 
-    def _no_answer(self) -> str:
-        """Why there is no answer from the server that wandb would go to; empty where there is."""
-        import wandb  # noqa: PLC0415
-
-        # Disabled, its settings are read without starting its service, which would wait for the
-        # server at the end of the process.
-        settings = wandb.setup(self._settings("disabled")).settings
-        return _no_answer(settings.base_url, settings.https_proxy)
-
     def _init(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
         import wandb  # noqa: PLC0415
 
         _disable_telemetry()
-        settings = self._settings(mode)
+        settings = _settings(mode, self._folder)
         wandb.setup(settings)
         run = wandb.init(
             project=self._project,
@@ -253,26 +244,63 @@ class WandbRun:
         run.define_metric("*", step_metric="step")
         return run
 
-    def _settings(self, mode: Mode) -> wandb.Settings:
-        import wandb  # noqa: PLC0415
 
-        return wandb.Settings(
-            mode=mode,
-            root_dir=str(self._folder),
-            silent=True,
-            quiet=True,
-            console="off",
-            init_timeout=_INIT_S,
-            finish_timeout=_UPLOAD_S,
-            finish_timeout_raises=True,
-            x_service_wait=_INIT_S,
-            x_transaction_log_flush_interval=_FLUSH_S,
-            disable_code=True,
-            disable_git=True,
-            save_code=False,
-            x_disable_meta=True,
-            x_save_requirements=False,
-        )
+def no_answer_from_wandb(folder: Path) -> str:
+    """Why there is no answer from the server that wandb would go to; empty where there is.
+
+    Args:
+        folder: that wandb may write to.
+    """
+    import wandb  # noqa: PLC0415
+
+    # Disabled, its settings are read without starting its service, which would wait for the
+    # server at the end of the process.
+    settings = wandb.setup(_settings("disabled", folder)).settings
+    return _no_answer(settings.base_url, settings.https_proxy)
+
+
+def silence(folder: Path) -> None:
+    """Have wandb neither print nor ask nor report, and write to this folder alone."""
+    import wandb  # noqa: PLC0415
+
+    _disable_telemetry()
+    wandb.setup(_settings("online", folder))
+
+
+def call_within(function: Callable[[], Any], limit_s: float, what: str) -> Any:  # noqa: ANN401
+    """Call something of wandb's, and leave it behind when it takes too long.
+
+    Raises:
+        RunFailedError: it took too long.
+        Exception: whatever it raises.
+    """
+    worker = _Worker()
+    try:
+        return worker.call(function, limit_s, what)
+    finally:
+        worker.end()
+
+
+def _settings(mode: Mode, folder: Path) -> wandb.Settings:
+    import wandb  # noqa: PLC0415
+
+    return wandb.Settings(
+        mode=mode,
+        root_dir=str(folder),
+        silent=True,
+        quiet=True,
+        console="off",
+        init_timeout=_INIT_S,
+        finish_timeout=_UPLOAD_S,
+        finish_timeout_raises=True,
+        x_service_wait=_INIT_S,
+        x_transaction_log_flush_interval=_FLUSH_S,
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_save_requirements=False,
+    )
 
 
 def _tags(words: Sequence[str]) -> list[str]:

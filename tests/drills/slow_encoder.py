@@ -10,7 +10,7 @@ from e2i.encoders.logmel import LogMelEncoder
 SECONDS_A_CALL = 0.3
 
 
-def dask_setup(worker: object) -> None:  # noqa: ARG001 - called by dask, once a worker
+def dask_setup(worker: object) -> None:
     """Slow the encoder of this process down."""
     encode = LogMelEncoder.encode
 
