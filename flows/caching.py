@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
-
-from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
+from e2i.encoders.places import encoder_places
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
+from flows.chunk_threads import CHUNK_RUNNER, chunk_threads
+from flows.flow_setup import flow
 from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
 from flows.runner_parameters import RunnerConfig
@@ -24,6 +23,7 @@ from tasks.embedding import (
     gather_chunks,
     plan_embedding,
     put_off,
+    raise_failed,
     submit_chunks,
     unvisited,
 )
@@ -43,10 +43,6 @@ def default_cache_url(source: MetadataConfig) -> str:
     )
 
 
-# Two chunks in flight: one is encoded while the next is read and decoded.
-CHUNK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
-
-
 def embed_split(
     source: MetadataConfig,
     cache_url: str,
@@ -58,14 +54,18 @@ def embed_split(
     split = plan_embedding(source, cache_url, encoders, cache)
     if mirror is not None:
         mirror.begin(split.plan.clips, split.plan.captions)
-    with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
+    with (
+        chunk_threads(encoder_places(encoders)),
+        Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage,
+    ):
         chunks = submit_chunks(cache_url, split, encoders)
-        done = gather_chunks(chunks, stage)
+        done, errors = gather_chunks(chunks, stage)
         if done.pop("put_off", 0):
-            left = put_off(split, chunks)
-            done.update(
-                gather_chunks(submit_chunks(cache_url, left, encoders, claimed=True), stage)
-            )
+            others = submit_chunks(cache_url, put_off(split, chunks), encoders, claimed=True)
+            more, more_errors = gather_chunks(others, stage)
+            done.update(more)
+            errors += more_errors
+        raise_failed(errors, len(chunks))
         stage.outcome = split.outcome(done)
     return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 

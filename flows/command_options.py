@@ -48,7 +48,7 @@ _LOCATIONS = frozenset(
 _URL = re.compile(r"[A-Za-z][\w+.-]*:/|.*://")
 
 _PATTERNS = {
-    "device": "auto, cpu, mps, cuda or cuda:<n>",
+    "device": "auto, cpu, mps, cuda or cuda:<n>, or several of these with commas between them",
     "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
     "128 characters",
     "score_split": "letters, digits, '_', '.' and '-' behind a letter or digit",

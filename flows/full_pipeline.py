@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect import flow
-
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.download_config import DownloadConfig
@@ -18,7 +16,9 @@ from e2i.retrieval.config import EvaluationConfig
 from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
-from flows.caching import CHUNK_RUNNER, embed_split, render_cache
+from flows.caching import embed_split, render_cache
+from flows.chunk_threads import CHUNK_RUNNER
+from flows.flow_setup import flow
 from flows.parameters import (
     CHECKPOINT_NAME,
     CNN_HEADS,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from e2i.heads.config import HeadsConfig
 from e2i.retrieval.config import EvaluationConfig, RankingConfig, ScoreFilesConfig
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
+from flows.flow_setup import flow
 from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary

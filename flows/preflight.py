@@ -19,7 +19,11 @@ from e2i.encoders.load import audio_settings, missing_audio_weights, text_settin
 from e2i.errors import ConfigError, RunFailedError
 from e2i.hub.source import find_cache
 from flows.doctor_parameters import DoctorParameters
-from flows.parameters import CacheRepairParameters, DownloadEmbeddingsParameters
+from flows.parameters import (
+    CacheRepairParameters,
+    DownloadEmbeddingsParameters,
+    ReevaluateParameters,
+)
 from flows.prefect_setup import read_setup
 from flows.runner_parameters import RunnerConfig, check_runner
 
@@ -40,8 +44,8 @@ def check_call(parameters: Configuration) -> None:
     if isinstance(runner, RunnerConfig):
         check_runner(runner, _texts(parameters))
         _check_reachable(runner)
-    # The doctor is there to say what cannot be had; a repair takes the cache's own encoders.
-    if isinstance(parameters, DoctorParameters | CacheRepairParameters):
+    # The doctor is there to say what cannot be had; these others take the cache's own encoders.
+    if isinstance(parameters, DoctorParameters | CacheRepairParameters | ReevaluateParameters):
         return
     if isinstance(parameters, DownloadEmbeddingsParameters):
         find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect import flow
-
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.encoders.config import EncodersConfig
-from flows.caching import CHUNK_RUNNER, embed_split
+from flows.caching import embed_split
+from flows.chunk_threads import CHUNK_RUNNER
+from flows.flow_setup import flow
 from flows.run_record import RunRecord, name_run
 from flows.runner_parameters import RunnerConfig
 from flows.summary import RunSummary
