@@ -30,6 +30,7 @@ from e2i.retrieval.config import (
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.blocks_parameters import SetupBlocksParameters  # noqa: F401 - found here by name
+from flows.dashboard_parameters import WandbDashboardParameters  # noqa: F401 - found by name
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
 from flows.runner_parameters import RunnerConfig
 

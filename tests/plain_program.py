@@ -82,6 +82,8 @@ def plain_program() -> Iterator[None]:
         patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
         patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
+        patch.setattr(tasks.evaluating, "links_artifact", lambda *_: None)
+        patch.setattr(tasks.learning, "links_artifact", lambda *_: None)
         patch.setattr(tasks.rendering, "sheet_artifact", lambda *_: None)
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
         patch.setattr(tasks.embedding, "claim", lambda *_: True)
