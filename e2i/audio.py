@@ -12,7 +12,8 @@ What is decided here:
   the recording itself was at its limit there.
 - A recording that is cut short is refused, not used as far as it goes: the clip would stand in the
   data with captions for what is no longer heard. That takes a length to compare with: the header's
-  in wav, aiff, flac and mp3. An ogg file cut between two pages has none.
+  in wav, aiff, flac and mp3. An ogg file cut between two pages has none, nor has an mp3 without a
+  Xing or Info header: that is read to its end, however long the header's bit rate makes it seem.
 - Headers are not believed: memory is taken for what is decoded, block by block. So however long a
   recording is, `WaveformStream` needs memory for a block of it.
 """
@@ -29,6 +30,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from e2i.errors import AudioError
+from e2i.mpeg import Frame, first_frame, frames_after, with_open_length
 from e2i.resampling import RESAMPLERS, ResamplerName, open_resampler
 
 MIN_SAMPLE_RATE = 1_000
@@ -40,6 +42,9 @@ _LOUDEST = 1e30
 _BLOCK_SAMPLES = 2**17
 _UNKNOWN_LENGTH = 2**62
 """libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
+_SPARE_FRAMES = 4
+"""Frames of MPEG audio that may be left at its end: encoders fill up what is then cut off."""
+
 _CONTAINERS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
     b"RIFF": ("little", b"data"),
     b"RIFX": ("big", b"data"),
@@ -230,12 +235,16 @@ def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float
             f"recording {name!r} is empty: got 0 bytes, expected audio. Fetch the file again."
         )
     _check_whole(file, name)
+    mpeg, open_ended = first_frame(file), with_open_length(file)
+    tells = mpeg is None or (mpeg[1].is_layer_3 and open_ended is None)
     file.seek(0)
     try:
-        with _ForwardReader(_Source(file)) as reader:
+        with _ForwardReader(_Source(open_ended or file)) as reader:
             _check_rate(reader.samplerate, name)
-            for block in _read_all(reader, name):
+            for block in _read_all(reader, name, tells_length=tells):
                 yield block, int(reader.samplerate)
+            if mpeg is not None and open_ended is None:
+                _check_over(file, mpeg[1], name)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"recording {name!r} cannot be decoded: got {_reason(error)}, expected wav, flac, ogg, "
@@ -244,7 +253,9 @@ def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float
         ) from error
 
 
-def _read_all(reader: soundfile.SoundFile, name: str) -> Iterator[NDArray[np.float32]]:
+def _read_all(
+    reader: soundfile.SoundFile, name: str, *, tells_length: bool
+) -> Iterator[NDArray[np.float32]]:
     frames = 0
     while True:
         block = reader.read(
@@ -264,7 +275,7 @@ def _read_all(reader: soundfile.SoundFile, name: str) -> Iterator[NDArray[np.flo
         raise AudioError(
             f"recording {name!r} has no samples: got 0, expected at least 1. Fetch the file again."
         )
-    if frames < reader.frames < _UNKNOWN_LENGTH:
+    if tells_length and frames < reader.frames < _UNKNOWN_LENGTH:
         raise _truncated(name, f"{frames:,} samples", f"{reader.frames:,}")
 
 
@@ -308,6 +319,16 @@ def _check_whole(file: BinaryIO, name: str) -> None:
                 raise _truncated(name, f"{there:,} bytes of samples", f"{promised:,}")
             return
         position += promised + promised % 2
+
+
+def _check_over(file: BinaryIO, like: Frame, name: str) -> None:
+    """Refuse MPEG audio that goes on where its header says that it ends."""
+    if frames_after(file, file.tell(), like, _SPARE_FRAMES + 1) > _SPARE_FRAMES:
+        raise AudioError(
+            f"recording {name!r} is longer than its header says: got more frames behind its end, "
+            "expected none. It was put together of several, or is no mp3 but an older format; "
+            "convert it to wav."
+        )
 
 
 def _truncated(name: str, got: str, promised: str) -> AudioError:

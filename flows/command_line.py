@@ -86,6 +86,17 @@ COMMANDS: dict[str, Command] = {
         "flows.compare_command:compare",
         needs_prefect=False,
     ),
+    "publish": Command(
+        "put a checkpoint in use, take it back, or show what is in use",
+        "PublishParameters",
+        "flows.publish_command:publish",
+        needs_prefect=False,
+    ),
+    "reevaluate": Command(
+        "whether what is published is still as good as it was",
+        "ReevaluateParameters",
+        "flows.reevaluating:reevaluate",
+    ),
     "doctor": Command(
         "say what is missing before a long run",
         "DoctorParameters",

@@ -48,7 +48,7 @@ _LOCATIONS = frozenset(
 _URL = re.compile(r"[A-Za-z][\w+.-]*:/|.*://")
 
 _PATTERNS = {
-    "device": "auto, cpu, mps, cuda or cuda:<n>",
+    "device": "auto, cpu, mps, cuda or cuda:<n>, or several of these with commas between them",
     "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
     "128 characters",
     "checkpoint_name": "a file name that ends in .safetensors, of letters, digits and . _ + = @ -",

@@ -16,7 +16,8 @@ from e2i.retrieval.config import EvaluationConfig
 from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
-from flows.caching import CHUNK_RUNNER, embed_split, render_cache
+from flows.caching import embed_split, render_cache
+from flows.chunk_threads import CHUNK_RUNNER
 from flows.flow_setup import flow
 from flows.parameters import (
     CHECKPOINT_NAME,
@@ -28,7 +29,9 @@ from flows.parameters import (
     Placement,
 )
 from flows.run_record import RunRecord, name_run, started_at
+from flows.runner_parameters import RunnerConfig
 from flows.summary import RunSummary
+from flows.task_runners import chunk_runner
 from tasks.datasets import generate_dataset
 from tasks.downloading import download_dataset, find_lacking_splits
 from tasks.evaluating import ScoreFiles, evaluate
@@ -82,6 +85,7 @@ def full_pipeline(
     vision_training: TrainingConfig = CNN_TRAINING,
     evaluation: EvaluationConfig = EvaluationConfig(),
     tracking: TrackingConfig = TrackingConfig(log_dir=""),
+    runner: RunnerConfig = RunnerConfig(),
     placement: Placement = "here",
 ) -> RunSummary:
     """Embed, render, train and evaluate one data set.
@@ -102,6 +106,7 @@ def full_pipeline(
         vision_training: How they are trained.
         evaluation: How retrieval is evaluated.
         tracking: Where the run is logged; by default below the store.
+        runner: What runs the chunks of embedding and rendering.
         placement: 'here': every step in this run; 'pools': embedding and training as runs of their
             own on the work pool of GPUs.
     """
@@ -113,11 +118,15 @@ def full_pipeline(
         record.add(generate_dataset(data_url, soundscapes))
     elif (lacking := find_lacking_splits(data_url, download)) is not None:
         record.add(download_dataset(data_url, lacking))
-    for split in SPLITS:
-        source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
-        embed = embed_on_pool if on_pools else embed_split
-        record.add(embed(source, layout.cache_url(split), encoders, cache))
-        record.add(render_cache(layout.cache_url(split), images))
+    with chunk_runner(runner, store_url):
+        for split in SPLITS:
+            source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
+            cache_url = layout.cache_url(split)
+            if on_pools:
+                record.add(embed_on_pool(source, cache_url, encoders, cache, runner))
+            else:
+                record.add(embed_split(source, cache_url, encoders, cache))
+            record.add(render_cache(cache_url, images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     sheet_url = draw_sheet(evaluation_cache, images)

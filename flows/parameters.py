@@ -20,6 +20,7 @@ from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.hub.config import DEFAULT_REPO, HubConfig
 from e2i.images.config import ImagesConfig
+from e2i.reevaluation.config import ReevaluationConfig
 from e2i.retrieval.config import (
     ComparisonConfig,
     EvaluationConfig,
@@ -30,6 +31,7 @@ from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.blocks_parameters import SetupBlocksParameters  # noqa: F401 - found here by name
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
+from flows.runner_parameters import RunnerConfig
 
 DATA_ROOT = "~/data/CLOTHO_v2.1"
 TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
@@ -84,6 +86,7 @@ class PipelineParameters(Configuration):
         "their own on the work pool e2i-gpu, the rest here. That needs a Prefect server with the "
         "deployments of `make deploy`, workers for both pools, and a store that all reach.",
     )
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 DEMO = PipelineParameters(
@@ -147,6 +150,7 @@ class CacheEmbeddingsParameters(Configuration):
     )
     images: Annotated[EmbeddingImagesConfig, _Bare] = EmbeddingImagesConfig()
     hub: Annotated[HubOptions, _Bare] = HubOptions()
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class CacheImagesParameters(Configuration):
@@ -160,6 +164,7 @@ class CacheImagesParameters(Configuration):
         description="Mirror the embeddings as well: shards, manifest, and the tensors of the "
         "original's form where they are stored.",
     )
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class TrainProjectionParameters(Configuration):
@@ -248,6 +253,57 @@ class CompareParameters(Configuration):
     comparison: Annotated[ComparisonConfig, _Bare] = ComparisonConfig()
 
 
+class PublishParameters(Configuration):
+    """Put a checkpoint in use, take it back, or show what is in use."""
+
+    store_url: str = Field(
+        DATA_ROOT,
+        min_length=1,
+        description="Folder or URL of the store: published.json says there what is in use.",
+    )
+    checkpoint: str = Field(
+        "",
+        description="Checkpoint file or URL; it is copied into the store. Default: "
+        f"checkpoints/{CHECKPOINT_NAME} in the store.",
+    )
+    cache_dir: str = Field(
+        "",
+        description="Cache that it is evaluated on, now and later; default: embeddings/evaluation "
+        "in the store. Caches that it was trained on are looked for beside it.",
+    )
+    rollback: bool = Field(
+        False, description="Put in use again what the published one took the place of."
+    )
+    show: bool = Field(False, description="Show what is in use, and change nothing.")
+    device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:<n> or mps.")
+
+    @model_validator(mode="after")
+    def _do_one_thing(self) -> Self:
+        asked = [n for n in ("checkpoint", "rollback", "show") if getattr(self, n)]
+        if len(asked) > 1:
+            message = (
+                f"{' and '.join(asked)} exclude each other: got {len(asked)} of them, expected one "
+                "at most. Leave the others out."
+            )
+            raise ValueError(message)
+        return self
+
+
+class ReevaluateParameters(Configuration):
+    """Evaluate what is published on today's recordings, by today's code; fail where it dropped."""
+
+    store_url: str = Field(
+        DATA_ROOT, min_length=1, description="Folder or URL of the store that it is published in."
+    )
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    reevaluation: Annotated[ReevaluationConfig, _Bare] = ReevaluationConfig()
+    evaluation: Annotated[EvaluationConfig, _Bare] = EvaluationConfig()
+    comparison: Annotated[ComparisonConfig, _Bare] = ComparisonConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
+
+
 class DownloadEmbeddingsParameters(Configuration):
     """Restore a cache from the Hugging Face Hub, or from the URL of a folder."""
 
@@ -292,6 +348,7 @@ class CacheRepairParameters(Configuration):
     source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
     encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
     cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class CacheCompactParameters(Configuration):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -68,6 +69,12 @@ def started_at() -> str:
     """When the flow run was to start, for people."""
     start = flow_run.get_scheduled_start_time()
     return start.strftime("%Y-%m-%d %H:%M UTC") if start else ""
+
+
+def started_at_utc() -> str:
+    """When the flow run was to start, such as 2026-11-26T02:00:00Z."""
+    start = flow_run.get_scheduled_start_time() or dt.datetime.now(dt.UTC)
+    return start.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _field(holder: Any, name: str) -> Any:

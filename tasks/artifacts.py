@@ -1,4 +1,4 @@
-"""Prefect artifacts: the table of scores, the sheet of pseudo-images.
+"""Prefect artifacts: tables of scores, links to records, the sheet of pseudo-images.
 
 Conventions: keys are `[a-z0-9-]`; an image artifact takes a data URL.
 """
@@ -8,8 +8,16 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_table_artifact,
+)
+
+from e2i.retrieval.comparison import Difference
+from e2i.store_layout import split_url
 
 
 def artifact_key(*words: str) -> str:
@@ -37,6 +45,40 @@ def scores_artifact(
     )
     create_table_artifact(
         table=rows, key=artifact_key("scores", split, label), description=description
+    )
+
+
+def comparison_artifacts(
+    differences: Mapping[str, Difference], dataset: str, split: str, notes: Sequence[str], url: str
+) -> None:
+    """Show how scores differ from the last accepted ones as a table, and where the record lies."""
+    rows = [
+        {
+            "metric": name,
+            "today": round(one.first, 4),
+            "accepted": round(one.second, 4),
+            "difference": round(one.value, 4),
+            "low": _rounded(one.low),
+            "high": _rounded(one.high),
+            "p": round(one.p_holm, 4),
+        }
+        for name, one in differences.items()
+    ]
+    description = " ".join(
+        [
+            f"Retrieval on {dataset} {split} beside the last accepted result; low and high: 95 % "
+            "interval of the difference.",
+            *notes,
+        ]
+    )
+    create_table_artifact(
+        table=rows, key=artifact_key("reevaluation", split), description=description
+    )
+    create_link_artifact(
+        link=url if "://" in url else Path(url).as_uri(),
+        link_text=split_url(url)[1],
+        key=artifact_key("reevaluation-record", split),
+        description=notes[0] if notes else None,
     )
 
 

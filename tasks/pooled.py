@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 
 from e2i.cache.config import CacheConfig
 from e2i.cache.info import cache_info
+from e2i.configuration import Configuration
 from e2i.datasets.config import MetadataConfig
 from e2i.encoders.config import EncodersConfig
 from e2i.errors import ConfigError, RunFailedError
@@ -41,9 +42,13 @@ _OPTIONS: dict[str, Any] = {"timeout_seconds": WHOLE_TIMEOUT_S, "persist_result"
 
 @task(name="embed-on-pool", task_run_name="embed {cache_url} on a pool", tags=["pool"], **_OPTIONS)
 def embed_on_pool(
-    source: MetadataConfig, cache_url: str, encoders: EncodersConfig, cache: CacheConfig
+    source: MetadataConfig,
+    cache_url: str,
+    encoders: EncodersConfig,
+    cache: CacheConfig,
+    runner: Configuration,
 ) -> dict[str, int]:
-    """Embed a split where the GPUs are; what the cache then holds.
+    """Embed a split where the GPUs are, by that task runner; what the cache then holds.
 
     Raises:
         ConfigError: the deployment is not there.
@@ -54,6 +59,7 @@ def embed_on_pool(
         "cache_dir": cache_url,
         "encoders": encoders.model_dump(mode="json"),
         "cache": cache.model_dump(mode="json"),
+        "runner": runner.model_dump(mode="json"),
     }
     _run_and_wait(EMBEDDING, f"embed {split_url(cache_url)[1]}", parameters)
     info = cache_info(Folder(cache_url))

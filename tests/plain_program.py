@@ -86,7 +86,7 @@ def plain_program() -> Iterator[None]:
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
         patch.setattr(tasks.embedding, "claim", lambda *_: True)
         patch.setattr(
-            flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
+            flows.caching, "gather_chunks", lambda done, _: (sum(map(Counter, done), Counter()), [])
         )
         patch.setattr(flows.caching, "unvisited", lambda parameter: parameter)
         patch.setattr(tasks.mirroring, "PACE", Pace(interval_s=0.0))

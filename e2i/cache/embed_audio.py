@@ -134,6 +134,36 @@ def embed_audio_chunk(
     return replace(result, seconds=time.perf_counter() - started)
 
 
+def embed_recordings(
+    audio_root: Folder,
+    stamp: ShardStamp,
+    clips: Sequence[WantedClip],
+    encoder: AudioEncoder,
+    load_waveform: LoadWaveform,
+    *,
+    decoders: int = _DECODERS,
+) -> tuple[list[AudioRow], list[Failure]]:
+    """Embed recordings as a chunk does, and store nothing; the rows, and what failed.
+
+    Args:
+        audio_root: where they lie.
+        stamp: of the cache whose rows they are to be like.
+        clips: which.
+        encoder: the one that the stamp names.
+        load_waveform: decodes a recording; called from several threads at once.
+        decoders: how many recordings to decode at once.
+
+    Raises:
+        FingerprintMismatchError: the encoder is another one.
+        CacheError: embeddings have another length than the encoder says.
+        StorageError: the store refused.
+    """
+    check_encoder(stamp, SideSettings.of(encoder))
+    work = _ChunkWork(audio_root, stamp, encoder, load_waveform, decoders, None, None)
+    rows = work.embed(work.read(clips))
+    return rows, work.failed
+
+
 @dataclass(frozen=True, slots=True)
 class _Recording:
     """A recording that could be read; `data` is None where it is to be read again."""
@@ -274,7 +304,7 @@ class _ChunkWork:
         if not batch:
             return []
         try:
-            with encoder_lock(self.stamp.fingerprint):
+            with encoder_lock(self.encoder):
                 made = self.encoder.encode([waveform.samples for _, waveform in batch])
         except AudioError as error:
             if len(batch) > 1:

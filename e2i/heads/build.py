@@ -80,18 +80,23 @@ def unset_heads(
     learn_temperature: bool = False,
 ) -> ProjectionHeads:
     """Heads of the right shapes without values, as `build_heads` makes them, on a device."""
-    audio = _unset_head(config, config.input_type, audio_dim, device)
-    text = _unset_head(config, config.text_input_type, text_dim, device)
+    of_text = config.head_type if config.text_head_type == "same" else config.text_head_type
+    audio = _unset_head(config, config.input_type, config.head_type, audio_dim, device)
+    text = _unset_head(config, config.text_input_type, of_text, text_dim, device)
     return ProjectionHeads(audio, text, temperature, learn=learn_temperature)
 
 
 def _unset_head(
-    config: HeadsConfig, input_type: InputType, in_dim: int, device: torch.device
+    config: HeadsConfig,
+    input_type: InputType,
+    head_type: str,
+    in_dim: int,
+    device: torch.device,
 ) -> Head:
     if input_type == "vision":
         vision = BackboneHead if config.vision_backbone else CNNHead
         return vision(config, in_dim, device)
-    plain = LinearHead if config.head_type == "linear" else MLPHead
+    plain = LinearHead if head_type == "linear" else MLPHead
     return plain(config, in_dim, device)
 
 

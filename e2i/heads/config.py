@@ -39,6 +39,11 @@ class HeadsConfig(Configuration):
         description="What projects embeddings: an MLP with one hidden layer, or a single linear "
         "layer.",
     )
+    text_head_type: Literal["same", "mlp", "linear"] = Field(
+        "same",
+        description="What projects the embeddings of captions, where that is to be another than "
+        "--head-type.",
+    )
     hidden_dim: int = Field(
         512, ge=1, le=65_536, description="Width of the hidden layer of the MLPs."
     )

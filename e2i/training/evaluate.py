@@ -137,7 +137,9 @@ def evaluate_checkpoint(
         bank = bank_captions(extras.bank, checkpoints, scored.pairs.keys, scored.captions)
         notes += _bank_notes(extras.bank, len(bank))
         against_bank = CosineSimilarity(space.text(extras.bank.text[bank]), audios)
-        corrected = HubnessCorrected(similarity, against_bank, evaluation.sim_batch_size)
+        corrected = HubnessCorrected(
+            similarity, against_bank, evaluation.sim_batch_size, num_models=len(texts)
+        )
     retrieval = evaluate_similarity(corrected, scored.pairs.pair_clip, evaluation, relevant)
     return Evaluation(
         retrieval=retrieval,
