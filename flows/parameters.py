@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import tyro
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, SecretStr, StringConstraints, WithJsonSchema, model_validator
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -125,10 +125,21 @@ _SECRET = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
+# Prefect stores and shows what a run of a deployment is given, so its form takes no token.
+_IN_NO_FORM = WithJsonSchema(
+    {
+        "type": "null",
+        "title": "Hf Token",
+        "description": "Not here, where it would be stored: a run takes it from the Prefect block "
+        "e2i-hub or from HF_TOKEN.",
+    }
+)
+
+
 class HubOptions(HubConfig):
     """The same, with a token that can be typed and is not shown."""
 
-    hf_token: Annotated[SecretStr | None, _SECRET] = Field(
+    hf_token: Annotated[SecretStr | None, _SECRET, _IN_NO_FORM] = Field(
         default=None, description=HubConfig.model_fields["hf_token"].description
     )
 

@@ -8,12 +8,12 @@ what it started.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect import get_run_logger, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
@@ -40,7 +40,7 @@ CRASH_PATIENCE_S = 120.0
 _OPTIONS: dict[str, Any] = {"timeout_seconds": WHOLE_TIMEOUT_S, "persist_result": False}
 
 
-@task(name="embed-on-pool", task_run_name="embed {cache_url} on a pool", tags=["pool"], **_OPTIONS)
+@task(name="embed-on-pool", task_run_name="embed {cache_url} on a pool", **_OPTIONS)
 def embed_on_pool(
     source: MetadataConfig,
     cache_url: str,
@@ -73,7 +73,6 @@ def embed_on_pool(
 @task(
     name="train-on-pool",
     task_run_name="train {checkpoint_name} on a pool",
-    tags=["pool"],
     **_OPTIONS,
 )
 def train_on_pool(
@@ -107,12 +106,13 @@ def train_on_pool(
 
 def _run_and_wait(deployment: str, name: str, parameters: dict[str, Any]) -> None:
     try:
-        run = run_deployment(deployment, parameters=parameters, flow_run_name=name, timeout=0)
+        started = run_deployment(deployment, parameters=parameters, flow_run_name=name, timeout=0)
     except ObjectNotFound as error:
         raise ConfigError(
             f"placement 'pools' needs a deployment that is not there: got no {deployment} on the "
             "Prefect server, expected it on the work pool of GPUs. Register it with `make deploy`."
         ) from error
+    run = cast("FlowRun", started)  # a coroutine only where one is awaited
     get_run_logger().info("%s: flow run %s of %s", name, run.id, deployment)
     with get_client(sync_client=True) as client:
         try:

@@ -88,7 +88,6 @@ class Judged:
 @task(
     name="find-published",
     task_run_name="find-published",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -128,7 +127,6 @@ def find_published(
 @task(
     name="find-drift",
     task_run_name="find-drift",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -158,7 +156,6 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
 @task(
     name="reevaluate",
     task_run_name="reevaluate",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
