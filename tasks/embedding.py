@@ -105,7 +105,6 @@ def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -153,7 +152,6 @@ def _run_going_on() -> str:
 @task(
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
-    tags=["embed", "audio"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -191,7 +189,6 @@ def embed_audio(
 @task(
     name="embed-text",
     task_run_name="{stage}: text chunk {chunk.index}",
-    tags=["embed", "text"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -320,7 +317,6 @@ def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
 @task(
     name="finish-cache",
     task_run_name="finish-cache",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

@@ -93,7 +93,6 @@ def name_of_evaluation() -> str:
 @task(
     name="eval-projection",
     task_run_name=name_of_evaluation,
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

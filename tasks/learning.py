@@ -74,7 +74,6 @@ def beside(cache_url: str, split: str) -> str:
 @task(
     name="train-projection",
     task_run_name=name_of_training,
-    tags=["train"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
