@@ -63,7 +63,7 @@ def reevaluate(
     record.locations["cache"] = target.cache_url
     record.add(embed_split(target.source, target.cache_url, target.encoders, target.cache))
     drift = look_for_drift(target, reevaluation)
-    record.counts |= {"drawn": drift.clips, "moved": len(drift.moved)}
+    record.add({"drawn": drift.clips, "moved": len(drift.moved)})
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     judged = evaluate_and_compare(
         store_url,
