@@ -212,6 +212,8 @@ def _show(recorded: Recorded, dataset: str, split: str) -> None:
     comparison_artifacts(
         result.comparison.differences, dataset, split, recorded.notes, recorded.url
     )
+    if result.verdict.accepted:
+        return
     happened = {
         result.verdict.outcome: result.verdict.failed,
         "dropped": bool(result.verdict.dropped),
