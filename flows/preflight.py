@@ -14,8 +14,13 @@ from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, missing_audio_weights, text_settings
 from e2i.errors import RunFailedError
 from e2i.hub.source import find_cache
+from e2i.sweep.sweep_file import read_sweep
 from flows.doctor_parameters import DoctorParameters
-from flows.parameters import CacheRepairParameters, DownloadEmbeddingsParameters
+from flows.parameters import (
+    CacheRepairParameters,
+    DownloadEmbeddingsParameters,
+    TrainProjectionParameters,
+)
 
 SERVER_LIMIT_S = 3.0
 SERVER_ATTEMPTS = 3
@@ -35,6 +40,8 @@ def check_call(parameters: Configuration) -> None:
         return
     if isinstance(parameters, DownloadEmbeddingsParameters):
         find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)
+    if isinstance(parameters, TrainProjectionParameters) and parameters.sweep:
+        read_sweep(parameters.sweep)
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
         if isinstance(value, EncodersConfig):

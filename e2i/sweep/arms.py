@@ -5,7 +5,7 @@ an MLP of the width that the MLP arm has there.
 
 | arm | audio head | sees |
 |---|---|---|
-| `linear` | one linear layer, which has no width: it stays as it is at every budget | the embedding |
+| `linear` | one linear layer: it has no width, so it stays as it is | the embedding |
 | `mlp` | MLP with one hidden layer | the embedding |
 | `mlp-decoded` | the same | the embedding decoded from its 8-bit pseudo-image |
 | `cnn-native` | CNN with global average pooling | the pseudo-image, one pixel a cell |
@@ -91,9 +91,7 @@ def seen_by(arm: ArmName, cache: CachedEmbeddings, seed: int) -> CachedEmbedding
     """A cache as an arm sees it: where that is not the plain one, its audio fingerprint says so."""
     if arm == "mlp-decoded":
         decoded = decode_images(encode_images(cache.audio, _NATIVE, cache.clip_ids))
-        return replace(
-            cache, audio=decoded, audio_fingerprint=f"{cache.audio_fingerprint}-decoded"
-        )
+        return replace(cache, audio=decoded, audio_fingerprint=f"{cache.audio_fingerprint}-decoded")
     if arm == "cnn-permuted":
         return replace(cache, audio_fingerprint=f"{cache.audio_fingerprint}-permuted-{seed}")
     return cache

@@ -14,7 +14,7 @@ from e2i.tracking.jsonl import JsonLines
 from e2i.tracking.tracker import Tracker, Trackers, Warn
 from e2i.tracking.wandb_run import WandbAccess, WandbRun, choose_mode
 
-Kind = Literal["train", "eval", "finetune"]
+Kind = Literal["train", "eval", "finetune", "sweep"]
 SHORT_ID = 8
 
 
@@ -38,7 +38,13 @@ class RunIdentity:
 
 
 def open_tracker(
-    kind: Kind, config: TrackingConfig, run: RunIdentity, wandb_access: WandbAccess, warn: Warn
+    kind: Kind,
+    config: TrackingConfig,
+    run: RunIdentity,
+    wandb_access: WandbAccess,
+    warn: Warn,
+    *,
+    group: str = "",
 ) -> Trackers:
     """A tracker for one run, that never raises; call its `start`, or use `tracked`.
 
@@ -48,6 +54,7 @@ def open_tracker(
         run: which run. Trackers of one id are one run at W&B.
         wandb_access: what the environment says about W&B.
         warn: told of what cannot be logged.
+        group: at W&B, of runs that belong together; empty for none.
     """
     name = config.run_name or run.default_name
     trackers: dict[str, Tracker] = {}
@@ -62,6 +69,12 @@ def open_tracker(
     if mode != "disabled":
         folder = local or Path(tempfile.gettempdir()) / "e2i-logs"
         trackers["W&B"] = WandbRun(
-            mode, config.wandb_project, run_name=name, run_id=run.id, folder=folder, warn=warn
+            mode,
+            config.wandb_project,
+            run_name=name,
+            run_id=run.id,
+            folder=folder,
+            warn=warn,
+            group=group,
         )
     return Trackers(trackers, warn)

@@ -83,7 +83,15 @@ class WandbRun:
     """A run at W&B, in the mode that can be had."""
 
     def __init__(
-        self, mode: Mode, project: str, *, run_name: str, run_id: str, folder: Path, warn: Warn
+        self,
+        mode: Mode,
+        project: str,
+        *,
+        run_name: str,
+        run_id: str,
+        folder: Path,
+        warn: Warn,
+        group: str = "",
     ) -> None:
         """Describe the run; nothing happens before `start`.
 
@@ -94,6 +102,7 @@ class WandbRun:
             run_id: which run; one that is there already goes on.
             folder: where wandb makes its folder `wandb`.
             warn: told when the run cannot be had online.
+            group: of runs that belong together; empty for none.
         """
         self._mode = mode
         self._project = project
@@ -101,6 +110,7 @@ class WandbRun:
         self._run_id = run_id
         self._folder = folder
         self._warn = warn
+        self._group = group
         self._worker = _Worker()
         self._run: wandb.Run | None = None
 
@@ -195,6 +205,7 @@ class WandbRun:
             project=self._project,
             name=self._run_name,
             id=self._run_id,
+            group=self._group or None,
             resume="allow",
             reinit="create_new",
             settings=settings,
