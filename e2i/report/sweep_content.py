@@ -193,7 +193,7 @@ def _provenance(
         },
         "Terms": {
             "steps of a run": f"{epochs * steps_an_epoch(data, config.batch_size):,} "
-            f"({epochs} epochs)",
+            f"({epochs} epoch{'' if epochs == 1 else 's'})",
             "batch size": str(config.batch_size),
             "trials": f"{config.trials} for each arm and budget, the same settings for all",
             "fresh seeds": f"{config.seeds} ({config.seed + 1} to {config.seed + config.seeds})",

@@ -55,7 +55,7 @@ def _difference_plot(content: SweepContent) -> Plot:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: points(value / 100)[:-2]))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.tick_params(axis="y", labelsize=8.5)
-        axes.set_xlabel(f"points of {content.metric}, less the MLP")
+        axes.set_xlabel("points, less the MLP")
         legend(axes, theme)
 
     alt = " ".join(

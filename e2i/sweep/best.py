@@ -23,7 +23,7 @@ from e2i.sweep.runs import RunResult, checkpoint_name, selection_value
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 
 FEWER_CANDIDATES = 100
-FEWER_KEY = f"text_to_audio_R@10 among {FEWER_CANDIDATES}"
+FEWER_KEY = f"text_to_audio_R@10_among_{FEWER_CANDIDATES}"
 _CUTOFF = 10
 
 
