@@ -23,6 +23,8 @@ _LOCATIONS = frozenset(
         "store_url",
         "cache_dir",
         "val_cache_dir",
+        "eval_cache_dir",
+        "sweep",
         "output_dir",
         "log_dir",
         "checkpoint",

@@ -197,15 +197,44 @@ class TrainProjectionParameters(Configuration):
         description="Cache to select on; default: the cache 'validation' beside the training "
         "cache, if that is the only one and it is there; else a part of the training clips.",
     )
+    eval_cache_dir: str = Field(
+        "",
+        description="With --sweep: cache that its winners are scored on; default: the cache "
+        "'evaluation' beside the training cache, if it is there; else a part of the training "
+        "clips.",
+    )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
     )
     checkpoint_name: CheckpointName = Field(
         CHECKPOINT_NAME, description="File name of the checkpoint there, *.safetensors."
     )
+    sweep: str = Field(
+        "",
+        description="YAML, TOML or JSON file or URL that says which heads are compared, by how "
+        "many trials, steps and seeds: many trainings in place of one, and a report. The heads "
+        "and training options are not used then.",
+    )
     heads: Annotated[HeadsConfig, _Bare] = HeadsConfig()
     training: Annotated[TrainingConfig, _Bare] = TrainingConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sweep_says_it_all(self) -> Self:
+        if self.eval_cache_dir and not self.sweep:
+            message = (
+                f"nothing is evaluated while one head is trained: got eval_cache_dir "
+                f"{self.eval_cache_dir!r} without sweep, expected both. Give --sweep, or evaluate "
+                "with eval-projection."
+            )
+            raise ValueError(message)
+        if self.sweep and (self.heads != HeadsConfig() or self.training != TrainingConfig()):
+            message = (
+                f"a sweep draws heads and training itself: got {self.sweep!r} beside other options "
+                "of these, expected the file alone. Say it in the file, or leave --sweep out."
+            )
+            raise ValueError(message)
+        return self
 
 
 class EvalProjectionParameters(Configuration):
