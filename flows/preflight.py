@@ -19,6 +19,7 @@ from e2i.encoders.load import audio_settings, missing_audio_weights, text_settin
 from e2i.errors import ConfigError, RunFailedError
 from e2i.hub.source import find_cache
 from e2i.sweep.sweep_file import read_sweep
+from e2i.training.finetune.config import FinetuneConfig
 from flows.doctor_parameters import DoctorParameters
 from flows.parameters import (
     CacheRepairParameters,
@@ -55,6 +56,8 @@ def check_call(parameters: Configuration) -> None:
         read_sweep(parameters.sweep)
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
+        if isinstance(value, FinetuneConfig):
+            value = value.encoders(value.device)
         if isinstance(value, EncodersConfig):
             text_settings(value)
             missing = missing_audio_weights(value)
