@@ -91,10 +91,33 @@ COMMANDS: dict[str, Command] = {
         "flows.compare_command:compare",
         needs_prefect=False,
     ),
+    "wandb-dashboard": Command(
+        "create the dashboard of a Weights & Biases project",
+        "WandbDashboardParameters",
+        "flows.dashboard_command:create",
+        needs_prefect=False,
+    ),
+    "publish": Command(
+        "put a checkpoint in use, take it back, or show what is in use",
+        "PublishParameters",
+        "flows.publish_command:publish",
+        needs_prefect=False,
+    ),
+    "reevaluate": Command(
+        "whether what is published is still as good as it was",
+        "ReevaluateParameters",
+        "flows.reevaluating:reevaluate",
+    ),
     "doctor": Command(
         "say what is missing before a long run",
         "DoctorParameters",
         "flows.doctor_command:run_doctor",
+        needs_prefect=False,
+    ),
+    "setup-blocks": Command(
+        "credentials of this environment into Prefect blocks, for runs on workers",
+        "SetupBlocksParameters",
+        "flows.blocks_command:setup_blocks",
         needs_prefect=False,
     ),
     "cache info": Command(

@@ -111,9 +111,10 @@ class EncodersConfig(Configuration):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
-        description="auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:<n> or mps. logmel and "
-        "hashing always run on the CPU.",
+        pattern=r"^(auto|(cpu|mps|cuda(:[0-9]{1,3})?)(,(cpu|mps|cuda(:[0-9]{1,3})?)){0,63})$",
+        description="auto (all CUDA devices, else MPS, else the CPU), cpu, cuda, cuda:<n>, mps, or "
+        "several as cuda:0,cuda:1: each embeds chunks of its own. logmel and hashing always run on "
+        "the CPU.",
     )
     decode_workers: int | None = Field(
         None,

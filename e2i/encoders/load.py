@@ -1,4 +1,4 @@
-"""From a configuration to encoders: one of each per process, held by its fingerprint.
+"""From a configuration to encoders: one of each per process and place, held by its fingerprint.
 
 Conventions: settings can be had without loading anything heavy, so that a plan can be made, and a
 call refused, before an encoder is there.
@@ -18,6 +18,7 @@ from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
 from e2i.encoders.passt import PasstEncoder, PasstOptions, passt_settings
 from e2i.encoders.passt_architectures import ARCHITECTURES
+from e2i.encoders.places import Place, encoder_places
 from e2i.encoders.protocols import AudioEncoder, Settings, TextEncoder, fingerprint
 from e2i.encoders.weights import (
     MissingFile,
@@ -69,12 +70,15 @@ def missing_audio_weights(config: EncodersConfig) -> MissingFile | None:
     return missing_file(_passt_weights_name(config), _published(), config.weights_dir)
 
 
-def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -> AudioEncoder:
+def load_audio_encoder(
+    config: EncodersConfig, *, store_windows: bool = False, place: Place | None = None
+) -> AudioEncoder:
     """The audio encoder asked for; the same object for the same settings, from any thread.
 
     Args:
         config: which, and how it runs.
         store_windows: have it give each window's embedding too, where it has windows.
+        place: one of `encoder_places`; None: the first. Those without weights have one for all.
 
     Raises:
         EncoderUnavailableError: its weights cannot be had or do not fit.
@@ -88,8 +92,9 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
             key,
             lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
         )
-    device = _device(config)
-    key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
+    place = place or encoder_places(config)[0]
+    config = config.model_copy(update={"device": place.device})
+    key = f"{key} on {place}, {config.batch_size} at most, windows {store_windows}"
     if config.audio_encoder == "clap":
         from e2i.encoders.clap import ClapAudioEncoder  # noqa: PLC0415 - imports torch
 
@@ -101,7 +106,7 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
         encoder = PasstEncoder(
             passt_options(config),
             passt_weights(config),
-            device=device,
+            device=place.device,
             batch_size=config.batch_size,
             store_windows=store_windows,
         )
@@ -111,8 +116,12 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
     return _held(_audio_encoders, key, load)
 
 
-def load_text_encoder(config: EncodersConfig) -> TextEncoder:
+def load_text_encoder(config: EncodersConfig, *, place: Place | None = None) -> TextEncoder:
     """The text encoder asked for; the same object for the same settings, from any thread.
+
+    Args:
+        config: which, and how it runs.
+        place: as for `load_audio_encoder`.
 
     Raises:
         EncoderUnavailableError: its model cannot be had.
@@ -122,7 +131,9 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     key = fingerprint(text_settings(config))
     if config.text_encoder == "hashing":
         return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
-    key = f"{key} on {_device(config)}, {config.batch_size} at most"
+    place = place or encoder_places(config)[0]
+    config = config.model_copy(update={"device": place.device})
+    key = f"{key} on {place}, {config.batch_size} at most"
     if config.text_encoder == "clap":
         from e2i.encoders.clap import ClapTextEncoder  # noqa: PLC0415 - imports torch
 
@@ -130,12 +141,6 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     from e2i.encoders.hf_text import HfTextEncoder  # noqa: PLC0415 - imports torch
 
     return _held(_text_encoders, key, lambda: HfTextEncoder(config))
-
-
-def _device(config: EncodersConfig) -> str:
-    from e2i.device import resolve_device  # noqa: PLC0415 - imports torch
-
-    return str(resolve_device(config.device))
 
 
 def passt_options(config: EncodersConfig) -> PasstOptions:

@@ -121,8 +121,8 @@ class Checkpoint:
         return heads.requires_grad_(requires_grad=False)
 
 
-def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, replacing what is there, in one step.
+def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> str:
+    """Write a checkpoint, replacing what is there, in one step; the sha256 of its bytes.
 
     Args:
         folder: where.
@@ -132,7 +132,9 @@ def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> None:
     Raises:
         StorageError: the store refused.
     """
-    folder.write(name, checkpoint_bytes(checkpoint))
+    data = checkpoint_bytes(checkpoint)
+    folder.write(name, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
@@ -167,9 +169,22 @@ def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, s
         CheckpointError: as `load_checkpoint`.
         StorageError: the store refused.
     """
+    data = read_checkpoint_bytes(folder, name)
+    where = f"{folder.url.rstrip('/')}/{name}"
+    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
+
+
+def read_checkpoint_bytes(folder: Folder, name: str) -> bytes:
+    """The bytes of a checkpoint's file.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: it is a folder.
+        StorageError: the store refused.
+    """
     where = f"{folder.url.rstrip('/')}/{name}"
     try:
-        data = folder.read(name)
+        return folder.read(name)
     except StorageError as error:
         if folder.local_path is not None and (folder.local_path / name).is_dir():
             message = (
@@ -184,7 +199,6 @@ def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, s
             "Train first, or give --checkpoint."
         )
         raise CheckpointNotFoundError(message) from error
-    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
