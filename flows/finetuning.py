@@ -16,7 +16,7 @@ from tasks.finetuning import PreparedSplit, finetune_encoders, prepare_recording
 
 @flow(name="e2i-finetune", flow_run_name=name_run, persist_result=False)
 def finetune(
-    source: MetadataConfig = MetadataConfig(),
+    source: MetadataConfig,
     val_metadata: str = "",
     test_metadata: str = "",
     output_dir: str = "checkpoints",

@@ -263,5 +263,5 @@ def test_a_text_model_without_dropout_says_so(small: SmallWorld, tmp_path: Path)
     path = tmp_path / "plain" / "config.json"
     kept = {k: v for k, v in json.loads(path.read_text()).items() if "dropout" not in k}
     path.write_text(json.dumps(kept))
-    with pytest.raises(ConfigError, match="no dropout to be set: got 0.2 .*Leave --text-dropout"):
+    with pytest.raises(ConfigError, match=r"no dropout to be set: got 0\.2 .*Leave --text-dropout"):
         load_encoders(small.config(text_model=str(tmp_path / "plain"), text_dropout=0.2))
