@@ -254,5 +254,5 @@ def _leave_out_unused(pair: EncoderPair, reader: CaptionReader) -> None:
     text.sum().backward()
     for parameter in pair.text.parameters():
         if parameter.grad is None:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         parameter.grad = None
