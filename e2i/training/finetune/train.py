@@ -13,6 +13,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -227,8 +228,9 @@ def _in_processes(
     listener = threading.Thread(target=listen, name="e2i-finetune-progress", daemon=True)
     listener.start()
     try:
-        launch: Any = fabric.launch  # which takes more than its type says
-        outcome: Finetuned = launch(_work_in_process, inputs, config, told)
+        # In the function, since Lightning takes arguments apart and refuses some.
+        work = partial(_work_in_process, inputs=inputs, config=config, told=told)
+        outcome: Finetuned = fabric.launch(work)
     except Exception as error:
         told.put(None)
         listener.join()

@@ -7,6 +7,7 @@ one has.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -115,5 +116,13 @@ if __name__ == "__main__":
     )
     fabric = make_fabric(config)
     waveforms = f"{root}/waveforms"
-    found = fabric.launch(_in_a_process, config, world.examples(), waveforms, list(range(0, 14, 2)))
+    found = fabric.launch(
+        partial(
+            _in_a_process,
+            config=config,
+            examples=world.examples(),
+            waveforms=waveforms,
+            pairs=list(range(0, 14, 2)),
+        )
+    )
     torch.save(found, saved)
