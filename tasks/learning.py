@@ -28,6 +28,9 @@ from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 from tasks.tracking import epoch_values, flow_run_tracker, labelled
 
+STATE_SHARE = 0.1
+"""Of a training's time that writing its state may take."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -81,8 +84,8 @@ def train(
 ) -> Trained:
     """Train on caches, choose the epoch on another, store the checkpoint.
 
-    The state after each epoch lies beside the checkpoint until that is there: a run that was killed
-    goes on from it.
+    The state of the last epochs lies beside the checkpoint until that is there: a run that was
+    killed goes on from it.
     """
     caches = [open_cache(Folder(url)).load() for url in cache_urls]
     selection_url = val_cache_url or beside(cache_urls[0], "validation")
@@ -108,7 +111,11 @@ def train(
     with (
         tracked(flow_run_tracker("train", tracking), settings) as tracker,
         Stage(name, training.epochs, "epochs") as stage,
-        StateFile(output, f"{checkpoint_name.rpartition('.')[0]}.training-state") as state,
+        StateFile(
+            output,
+            f"{checkpoint_name.rpartition('.')[0]}.training-state",
+            largest_share=STATE_SHARE,
+        ) as state,
     ):
 
         def on_epoch(epoch: EpochRecord) -> None:
