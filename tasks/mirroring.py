@@ -122,7 +122,6 @@ class RunMirror:
 @task(
     name="mirror-cache",
     task_run_name="mirror-cache",
-    tags=["hub"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     persist_result=False,
 )

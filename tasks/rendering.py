@@ -25,7 +25,6 @@ SHEET_CLIPS = 12
 @task(
     name="render-images",
     task_run_name="render-{label}",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -59,7 +58,6 @@ def render_side(cache_url: str, side: Side, images: ImagesConfig, label: str) ->
 @task(
     name="draw-sheet",
     task_run_name="draw-sheet",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

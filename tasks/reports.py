@@ -46,7 +46,6 @@ class ReportedModel:
 @task(
     name="write-report",
     task_run_name="write-report",
-    tags=["report"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

@@ -37,8 +37,10 @@ from flows.parameters import (
     DownloadEmbeddingsParameters,
     EvalProjectionParameters,
     PipelineParameters,
+    ReevaluateParameters,
     TrainProjectionParameters,
 )
+from flows.reevaluating import reevaluate
 from flows.summary import RunSummary
 from tasks import policy
 
@@ -273,6 +275,7 @@ def test_the_default_cache_lies_by_the_data(
         (download_embeddings, DownloadEmbeddingsParameters),
         (train_projection, TrainProjectionParameters),
         (eval_projection, EvalProjectionParameters),
+        (reevaluate, ReevaluateParameters),
     ],
 )
 def test_a_flow_takes_what_its_command_takes(flow: object, model: type) -> None:
