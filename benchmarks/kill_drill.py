@@ -40,7 +40,9 @@ from e2i.storage import Folder
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "e2i" / "cache")]
 CACHE_TESTS = TESTS / "e2i" / "cache"
-CLIPS, CHUNK = 32, 4
+CLIPS = 32
+IN_FLIGHT = 8
+"""Captions of one chunk, that is, of four clips."""
 CHANGE_S = "0.02"
 """What each change of the store takes longer while shards are merged and pruned."""
 UPLOADS = 5
@@ -162,11 +164,13 @@ def embed_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str
         assert same(rows, expected), "other rows than an uninterrupted run's"
         times = Counter(log.read_bytes().splitlines())
         repeated = sum(times.values()) - len(times)
-        assert repeated <= killed * CHUNK, f"{repeated} embedded again after {killed} kills"
+        assert repeated <= killed * IN_FLIGHT, f"{repeated} embedded again after {killed} kills"
         again += repeated
         if not victim.left:
             break
-    return f"{cache + 1} caches made; {again} embedded again, {kills * CHUNK} allowed; same rows"
+    return (
+        f"{cache + 1} caches made; {again} embedded again, {kills * IN_FLIGHT} allowed; same rows"
+    )
 
 
 def compact_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str:
