@@ -119,7 +119,7 @@ def _resampled(
     table = np.stack([*sums, *counts, *(m.before for m in medians.values())], axis=1)
     drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in metrics}
     widest = max(len(m.values) for m in metrics.values())
-    for weights in _draws(num_clips, resamples, seed, max(1, _BLOCK_CELLS // widest)):
+    for weights in clip_draws(num_clips, resamples, seed, max(1, _BLOCK_CELLS // widest)):
         totals = weights @ table
         for i, name in enumerate(means):
             drawn[name].append(totals[:, i] / totals[:, len(means) + i])
@@ -128,7 +128,9 @@ def _resampled(
     return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
 
 
-def _draws(num_clips: int, resamples: int, seed: int, rows: int) -> Iterator[NDArray[np.float64]]:
+def clip_draws(
+    num_clips: int, resamples: int, seed: int, rows: int
+) -> Iterator[NDArray[np.float64]]:
     """How often each clip is drawn, (b, C) float64, in blocks of up to `rows` resamples."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, rows):
