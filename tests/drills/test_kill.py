@@ -70,7 +70,7 @@ def bench_and_store(
 
 
 def _finish(process: subprocess.Popen[str]) -> dict[str, object]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     summary: dict[str, object] = json.loads(out)
     return summary
@@ -91,7 +91,7 @@ def _same_rows(one: CachedEmbeddings, other: CachedEmbeddings) -> None:
 
 def _wait_for_rows(process: subprocess.Popen[str], bench: Bench, more_than: int) -> None:
     """Wait until the encoder has been called in this run; the kill comes a moment later."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while sum(bench.embedded().values()) <= more_than:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -190,7 +190,7 @@ def test_a_store_that_stays_away(start: Start, tmp_path: Path, mortal_s3_server:
     process = bench.begin(cache, SECONDS_A_CLIP)
     _wait_for_rows(process, bench, 4 * CHUNK)
     server.kill()
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (1, "")
     last = err.strip().splitlines()[-1]
     assert re.fullmatch(
