@@ -32,7 +32,7 @@ class FlushingDaskRunner(DaskTaskRunner):
             OSError: it does not answer.
             TimeoutError: it has no worker.
         """
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call, unused-ignore]
         try:
             self.client.wait_for_workers(1, timeout=WORKERS_WAIT_S)
         except BaseException:

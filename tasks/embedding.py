@@ -93,7 +93,6 @@ def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -141,7 +140,6 @@ def _run_going_on() -> str:
 @task(
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
-    tags=["embed", "audio"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -167,6 +165,7 @@ def embed_audio(
             chunk,
             load_audio_encoder(encoders, store_windows=windows, place=place),
             loader,
+            measure=loader.measure,
             decoders=loader.at_once,
             progress=lambda count: progress_sink().advance(stage, count),
             stop=lambda: run in _stopping,
@@ -178,7 +177,6 @@ def embed_audio(
 @task(
     name="embed-text",
     task_run_name="{stage}: text chunk {chunk.index}",
-    tags=["embed", "text"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -251,7 +249,7 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
     stopping = (flow_run.get_id() or "") in _stopping
-    outcomes = [None if stopping else outcome_of(future) for future in futures]
+    outcomes: list[object] = [None if stopping else outcome_of(future) for future in futures]
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
@@ -307,7 +305,6 @@ def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
 @task(
     name="finish-cache",
     task_run_name="finish-cache",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

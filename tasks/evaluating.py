@@ -31,6 +31,7 @@ from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import StoredArtifact, tracked
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.windows import stored_windows_of
 from tasks.artifacts import links_artifact, scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
@@ -92,7 +93,6 @@ def name_of_evaluation() -> str:
 @task(
     name="eval-projection",
     task_run_name=name_of_evaluation,
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -134,7 +134,7 @@ def evaluate(
         "text_fingerprint": cache.text_fingerprint,
         **run,
     }
-    image_folders = [Folder(url) for url in (cache_url, ranking.distractors) if url]
+    folders = [Folder(url) for url in (cache_url, ranking.distractors) if url]
     with (
         tracked(flow_run_tracker("eval", tracking, tags_of([opened])), settings) as tracker,
         Stage(stage_name, len(cache.caption_ids), "captions") as stage,
@@ -146,7 +146,8 @@ def evaluate(
             allow_seen=allow_seen,
             batch_size=batch_size,
             device=device,
-            load_stored=stored_images_of(*image_folders),
+            load_stored=stored_images_of(*folders),
+            load_windows=stored_windows_of(*folders),
             extras=extras,
         )
         scored = result.retrieval

@@ -24,6 +24,7 @@ from e2i.training.pseudo_images import stored_images_of
 from e2i.training.selection import chosen_by
 from e2i.training.state import StateFile
 from e2i.training.train import train_heads
+from e2i.training.windows import stored_windows_of
 from tasks.artifacts import links_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
@@ -73,7 +74,6 @@ def beside(cache_url: str, split: str) -> str:
 @task(
     name="train-projection",
     task_run_name=name_of_training,
-    tags=["train"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -140,14 +140,15 @@ def train(
                 epoch.metrics[metric],
             )
 
-        stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
+        folders = [Folder(url) for url in (*cache_urls, selection_url)]
         trained = train_heads(
             caches,
             validation,
             heads,
             training,
             on_epoch,
-            load_stored=stored,
+            load_stored=stored_images_of(*folders),
+            load_windows=stored_windows_of(*folders),
             exclude=read_exclusions(exclude_url) if exclude_url else None,
             state=state,
         )

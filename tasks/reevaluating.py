@@ -94,7 +94,6 @@ class Judged:
 @task(
     name="find-published",
     task_run_name="find-published",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -134,7 +133,6 @@ def find_published(
 @task(
     name="find-drift",
     task_run_name="find-drift",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -164,7 +162,6 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
 @task(
     name="reevaluate",
     task_run_name="reevaluate",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -215,6 +212,8 @@ def _show(recorded: Recorded, dataset: str, split: str) -> None:
     comparison_artifacts(
         result.comparison.differences, dataset, split, recorded.notes, recorded.url
     )
+    if result.verdict.accepted:
+        return
     happened = {
         result.verdict.outcome: result.verdict.failed,
         "dropped": bool(result.verdict.dropped),

@@ -16,9 +16,11 @@ from e2i.images.config import ImagesConfig
 from e2i.images.fold import encode_images
 from e2i.images.names import Side
 from e2i.images.render import missing_rows, render_images, render_rows
+from e2i.images.standardization import Standardization
 from e2i.report.sheet import SheetRow, contact_sheet
 from e2i.storage import Folder
 from e2i.store_layout import join_url
+from e2i.training.image_statistics import image_standardization
 from tasks.artifacts import sheet_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
@@ -45,7 +47,6 @@ class Parts:
 @task(
     name="render-images",
     task_run_name="render-{label}",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -71,6 +72,7 @@ def render_side(
             of.embeddings,
             images,
             fingerprint=of.fingerprint,
+            standardization=of.standardization(images),
             progress=lambda count: progress_sink().advance(name, count),
             written=made,
         )
@@ -87,7 +89,6 @@ def render_side(
 @task(
     name="plan-images",
     task_run_name="plan-{label}",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -95,7 +96,13 @@ def plan_parts(cache_url: str, side: Side, images: ImagesConfig, label: str) -> 
     """Cut what one side lacks into parts."""
     of = _Rendered.of(cache_url, side)
     missing = missing_rows(
-        of.folder, side, of.ids, of.embeddings, images, fingerprint=of.fingerprint
+        of.folder,
+        side,
+        of.ids,
+        of.embeddings,
+        images,
+        fingerprint=of.fingerprint,
+        standardization=of.standardization(images),
     )
     starts = range(0, len(missing.rows), IMAGES_A_PART)
     rows = tuple(missing.rows[start : start + IMAGES_A_PART] for start in starts)
@@ -105,7 +112,6 @@ def plan_parts(cache_url: str, side: Side, images: ImagesConfig, label: str) -> 
 @task(
     name="render-part",
     task_run_name="render-{label}: part {part}",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -126,6 +132,7 @@ def render_part(
         of.embeddings[list(rows)],
         images,
         fingerprint=of.fingerprint,
+        standardization=of.standardization(images),
     )
     get_run_logger().info("%d pseudo-images rendered", len(made))
     return made
@@ -162,24 +169,36 @@ def render_by_parts(cache_url: str, side: Side, images: ImagesConfig, label: str
 class _Rendered:
     """One side of a cache."""
 
+    cache_url: str
     folder: Folder
-    ids: Sequence[str]
-    embeddings: NDArray[np.float32]
-    fingerprint: str
+    side: Side
+    cache: CachedEmbeddings
 
     @classmethod
     def of(cls, cache_url: str, side: Side) -> _Rendered:
         folder = Folder(cache_url)
-        cache = open_cache(folder).load()
-        if side == "audio":
-            return cls(folder, cache.clip_ids, cache.audio, cache.audio_fingerprint)
-        return cls(folder, cache.caption_ids, cache.text, cache.text_fingerprint)
+        return cls(cache_url, folder, side, open_cache(folder).load())
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.cache.clip_ids if self.side == "audio" else self.cache.caption_ids
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        return self.cache.audio if self.side == "audio" else self.cache.text
+
+    @property
+    def fingerprint(self) -> str:
+        audio = self.side == "audio"
+        return self.cache.audio_fingerprint if audio else self.cache.text_fingerprint
+
+    def standardization(self, images: ImagesConfig) -> Standardization | None:
+        return image_standardization(self.cache_url, self.cache, self.side, images)
 
 
 @task(
     name="draw-sheet",
     task_run_name="draw-sheet",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -188,7 +207,7 @@ def draw_sheet(cache_url: str, images: ImagesConfig) -> str:
     folder = Folder(cache_url)
     cache = open_cache(folder).load()
     png = contact_sheet(
-        _rows(cache, images), title=f"{cache.dataset} {cache.split}: clip beside caption"
+        _rows(cache_url, cache, images), title=f"{cache.dataset} {cache.split}: clip beside caption"
     )
     target = folder.folder(images.images_dir)
     target.write("sheet.png", png)
@@ -196,13 +215,15 @@ def draw_sheet(cache_url: str, images: ImagesConfig) -> str:
     return join_url(target.url, "sheet.png")
 
 
-def _rows(cache: CachedEmbeddings, images: ImagesConfig) -> list[SheetRow]:
+def _rows(cache_url: str, cache: CachedEmbeddings, images: ImagesConfig) -> list[SheetRow]:
     """The first clips, each with its first caption."""
     clips = np.arange(min(SHEET_CLIPS, len(cache.clip_ids)))
     captions = np.array([int(np.argmax(cache.caption_clip == clip)) for clip in clips])
     native = images.model_copy(update={"image_size": "native", "image_mode": "nearest"})
-    audio = encode_images(cache.audio[clips], native).pixels
-    text = encode_images(cache.text[captions], native).pixels
+    by_audio = image_standardization(cache_url, cache, "audio", images)
+    by_text = image_standardization(cache_url, cache, "text", images)
+    audio = encode_images(cache.audio[clips], native, standardization=by_audio).pixels
+    text = encode_images(cache.text[captions], native, standardization=by_text).pixels
     return [
         SheetRow(cache.clip_ids[clip], cache.shown_caption(int(caption)), audio[row], text[row])
         for row, (clip, caption) in enumerate(zip(clips, captions, strict=True))
