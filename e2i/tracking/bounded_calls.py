@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from e2i.errors import RunFailedError
 
+T = TypeVar("T")
 
-def call_within(function: Callable[[], Any], limit_s: float, what: str, next_step: str) -> Any:
+
+def call_within(function: Callable[[], T], limit_s: float, what: str, next_step: str) -> T:
     """Call something of wandb's, and leave it behind when it takes too long.
 
     Raises:
@@ -33,11 +35,11 @@ class Worker:
 
     def call(
         self,
-        function: Callable[[], Any],
+        function: Callable[[], T],
         limit_s: float,
         what: str,
         next_step: str = "Use --wandb-mode offline.",
-    ) -> Any:
+    ) -> T:
         """Call it there, and wait.
 
         Raises:
@@ -48,7 +50,7 @@ class Worker:
             self._thread = threading.Thread(target=self._work, name="wandb-run", daemon=True)
             self._thread.start()
         done = threading.Event()
-        results: list[Any] = []
+        results: list[T] = []
         errors: list[Exception] = []
 
         def run() -> None:

@@ -99,7 +99,7 @@ def create_dashboard(entity: str, project: str, split: str = SPLIT) -> str:
         return str(workspace.save().url)
 
     try:
-        return str(call_within(save, SAVE_LIMIT_S, "create the dashboard", "Try again later."))
+        return call_within(save, SAVE_LIMIT_S, "create the dashboard", "Try again later.")
     except RunFailedError:
         raise
     except Exception as error:

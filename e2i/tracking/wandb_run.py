@@ -7,8 +7,9 @@ Decides: W&B never asks, hangs or fails a run.
   state it cannot ask at a terminal.
 - Before going online the server is asked for any answer. Where none comes in time, or the run
   cannot be started there, it is kept offline, and where that cannot be, W&B is off.
-- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, an artifact 4 s, ending 6 s. What
-  takes longer is left behind, and so are all later calls. Importing wandb is not counted.
+- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, an artifact 4 s,
+  ending 6 s. What takes longer is left behind, and so are all later calls. Importing wandb is not
+  counted.
 - Steps are numbered by W&B; ours are its value `step`, and the axis of its charts. So a step is
   a row of its own as soon as it is logged, and a retry goes on in the run that has its id. A run
   that is killed loses what it logged in its last second.
