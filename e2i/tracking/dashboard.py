@@ -14,7 +14,7 @@ from typing import Any
 
 from wandb_workspaces import expr
 from wandb_workspaces import workspaces as ws
-from wandb_workspaces.reports.v2 import BarPlot, LinePlot, RunComparer
+from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, RunComparer
 
 from e2i.errors import RunFailedError
 from e2i.tracking.bounded_calls import call_within
@@ -96,7 +96,7 @@ def create_dashboard(entity: str, project: str, split: str = SPLIT) -> str:
 
         silence(scratch)
         workspace = dashboard(entity or str(wandb.Api().default_entity), project, split)
-        return str(workspace.save().url)
+        return str(workspace.save().url)  # type: ignore[no-untyped-call]
 
     try:
         return call_within(save, SAVE_LIMIT_S, "create the dashboard", "Try again later.")

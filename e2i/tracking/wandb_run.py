@@ -314,8 +314,8 @@ def _reference(artifact: StoredArtifact) -> wandb.Artifact:
     made.manifest.add_entry(
         ArtifactManifestEntry(
             path=url.rstrip("/").rsplit("/", 1)[-1],
-            digest=artifact.sha256 or url,  # type: ignore[arg-type]
-            ref=url if "://" in url else Path(url).absolute().as_uri(),  # type: ignore[arg-type]
+            digest=artifact.sha256 or url,
+            ref=url if "://" in url else Path(url).absolute().as_uri(),
             size=0,
         )
     )
