@@ -42,7 +42,7 @@ from tasks.artifacts import sweep_artifact
 from tasks.learning import beside
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.tracking import epoch_values, sweep_run_tracker
+from tasks.tracking import epoch_values, run_facts, sweep_run_tracker
 
 # Flow runs that are to stop: their runs in flight end after the epoch they are at.
 _stopping: set[str] = set()
@@ -165,7 +165,7 @@ def sweep_run(
         progress_sink().advance(stage, 1)
         return stored, True
     data = _held.get(parts.digest) or _read_again(parts)
-    settings = {"run": run.model_dump(mode="json"), "sweep": folder.url}
+    settings = {"run": run.model_dump(mode="json"), "sweep": folder.url, **run_facts()}
     with tracked(
         sweep_run_tracker(tracking, run.name, run.fingerprint(data.digest)), settings
     ) as log:
