@@ -15,7 +15,7 @@ import yaml
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
@@ -99,5 +99,5 @@ def parameter_faults(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Ite
         return
     try:
         flow.validate_parameters(dict(parameters))
-    except (ValidationError, ValueError, TypeError) as error:
+    except (ParameterTypeError, ValidationError) as error:
         yield f"the flow refuses its parameters: {error}"
