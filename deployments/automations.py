@@ -21,6 +21,8 @@ from prefect.events.schemas.automations import (
     ResourceSpecification,
 )
 
+from deployments.notification import tell_of_reevaluation
+
 RUN_TAG = "e2i"
 """Every deployment of prefect.yaml has it, and so has every run of one."""
 
@@ -110,7 +112,7 @@ def find_silent_runs(client: SyncPrefectClient) -> AutomationCore:  # noqa: ARG0
     )
 
 
-REGISTRY: tuple[Builder, ...] = (run_crashed_again, find_silent_runs)
+REGISTRY: tuple[Builder, ...] = (run_crashed_again, find_silent_runs, tell_of_reevaluation)
 """All automations that `make deploy` keeps on the server."""
 
 

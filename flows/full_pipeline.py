@@ -126,7 +126,8 @@ def full_pipeline(
                 record.add(embed_on_pool(source, cache_url, encoders, cache, runner))
             else:
                 record.add(embed_split(source, cache_url, encoders, cache))
-            record.add(render_cache(cache_url, images))
+        for split in SPLITS:  # once all are there: one's images may need another's statistics
+            record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     sheet_url = draw_sheet(evaluation_cache, images)

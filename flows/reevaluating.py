@@ -15,7 +15,8 @@ from e2i.reevaluation.reevaluate import HowToReevaluate
 from e2i.retrieval.config import ComparisonConfig, EvaluationConfig
 from e2i.store_layout import StoreLayout, public_url, split_url
 from e2i.tracking.config import TrackingConfig
-from flows.caching import CHUNK_RUNNER, embed_split
+from flows.caching import embed_split
+from flows.chunk_threads import CHUNK_RUNNER
 from flows.flow_setup import flow
 from flows.parameters import DATA_ROOT
 from flows.run_record import RunRecord, started_at_utc
@@ -62,7 +63,7 @@ def reevaluate(
     record.locations["cache"] = target.cache_url
     record.add(embed_split(target.source, target.cache_url, target.encoders, target.cache))
     drift = look_for_drift(target, reevaluation)
-    record.counts |= {"drawn": drift.clips, "moved": len(drift.moved)}
+    record.add({"drawn": drift.clips, "moved": len(drift.moved)})
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     judged = evaluate_and_compare(
         store_url,

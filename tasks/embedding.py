@@ -177,6 +177,7 @@ def embed_audio(
             chunk,
             load_audio_encoder(encoders, store_windows=windows, place=place),
             loader,
+            measure=loader.measure,
             decoders=loader.at_once,
             progress=lambda count: progress_sink().advance(stage, count),
             stop=lambda: run in _stopping,
