@@ -133,7 +133,8 @@ def register(client: SyncPrefectClient, automation: AutomationCore) -> str:
     first, *doubles = existing
     for double in doubles:
         client.delete_automation(double.id)
-    client.update_automation(first.id, whole.model_copy(update={"enabled": first.enabled}))
+    enabled = all(one.enabled for one in existing)
+    client.update_automation(first.id, whole.model_copy(update={"enabled": enabled}))
     return f"Automation {automation.name!r} is up to date"
 
 

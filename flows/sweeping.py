@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, unmapped
+from prefect import unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.sweep.config import SweepConfig
 from e2i.sweep.runs import RunResult, SweepRun, winners
 from e2i.tracking.config import TrackingConfig
+from flows.flow_setup import flow
 from flows.parameters import CHECKPOINT_NAME, TRAINING_CACHE
 from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary

@@ -60,7 +60,7 @@ def test_automations_are_updated_and_not_doubled(client: SyncPrefectClient) -> N
 
 
 def test_a_crashed_run_is_run_again_a_bounded_number_of_times(client: SyncPrefectClient) -> None:
-    rerun = next(one for one in (b(client) for b in REGISTRY) if "run again" in one.description)
+    rerun = next(one for one in (b(client) for b in REGISTRY) if "run again" in one.name)
     counts = rerun.trigger.model_dump()["match"]["prefect.run-count"]
     assert counts == [str(count) for count in range(1, MAX_ATTEMPTS)]
 
