@@ -38,6 +38,11 @@ HEARTBEAT_WITHIN = timedelta(minutes=6)
 A server that is away for 3 minutes, and heartbeats that reach it late, are no reason.
 """
 
+SILENT = (
+    "Nothing was heard of the run's process for "
+    f"{HEARTBEAT_WITHIN.total_seconds():.0f} s: it is gone, or its machine is."
+)
+
 Builder = Callable[[SyncPrefectClient], AutomationCore]
 
 _OF_E2I = ResourceSpecification.model_validate(
@@ -105,8 +110,7 @@ def find_silent_runs(client: SyncPrefectClient) -> AutomationCore:  # noqa: ARG0
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message="Nothing was heard of the run's process for "
-                f"{HEARTBEAT_WITHIN.total_seconds():.0f} s: its machine or its worker is gone.",
+                message=SILENT,
             )
         ],
     )
