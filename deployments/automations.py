@@ -22,9 +22,7 @@ from prefect.events.schemas.automations import (
 )
 
 from deployments.notification import tell_of_reevaluation
-
-RUN_TAG = "e2i"
-"""Every deployment of prefect.yaml has it, and so has every run of one."""
+from tasks.settling import RUN_TAG
 
 MAX_ATTEMPTS = 4
 """Of one flow run: the first, and as many more as a crashed run is run again by itself."""

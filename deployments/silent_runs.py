@@ -28,7 +28,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Crashed
 
-from deployments.automations import HEARTBEAT_WITHIN, RUN_TAG, SILENT
+from deployments.automations import HEARTBEAT_WITHIN, SILENT
+from tasks.settling import RUN_TAG
 
 EVERY_S = 60.0
 HEARD_FOR_S = 150.0

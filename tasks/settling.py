@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 RUN_TAG = "e2i"
-"""Runs of e2i's deployments have it."""
+"""Every deployment of prefect.yaml has it, and so has every run of one."""
 
 SETTLED = "The process that ran it is gone; what it had stored stays."
 PAGE = 200
