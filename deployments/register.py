@@ -21,7 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from deployments.automations import REGISTRY
 from deployments.automations import register as register_automation
 from deployments.pools import PoolType, ensure, pools
-from deployments.registered import CHECKOUT, declared_in, faults_of
+from deployments.registered import CHECKOUT, Declared, declared_in, faults_of
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 DEPLOYMENTS = CHECKOUT / "prefect.yaml"
@@ -53,27 +53,31 @@ def check_stores(environ: Mapping[str, str]) -> None:
             )
 
 
-def _deploy(pool_type: PoolType) -> None:
-    """Register the deployments, without Prefect's hints for beginners.
+def _deploy(pool_type: PoolType) -> list[Declared]:
+    """Register the deployments, without Prefect's hints for beginners; what they are.
 
     Raises:
         SystemExit: Prefect refused.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    declared = declared_in(DEPLOYMENTS)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
         path = DEPLOYMENTS
         if pool_type != "process":
             content = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
             path = Path(folder) / "prefect.yaml"
             path.write_text(yaml.safe_dump(for_containers(content)), encoding="utf-8")
-        done = subprocess.run(
+        deploying = subprocess.Popen(
             [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(path)],
             cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            check=False,
+            stdout=said,
+            stderr=subprocess.STDOUT,
         )
-    if done.returncode:
-        raise SystemExit(f"`prefect deploy` failed:\n{done.stdout}{done.stderr}")
+        for one in declared:  # loading them takes as long as Prefect does, and is needed next
+            one.flow()
+        if deploying.wait():
+            said.seek(0)
+            raise SystemExit(f"`prefect deploy` failed:\n{said.read()}")
+    return declared
 
 
 def register(client: SyncPrefectClient, pool_type: PoolType, gpu_slots: int) -> None:
@@ -86,8 +90,7 @@ def register(client: SyncPrefectClient, pool_type: PoolType, gpu_slots: int) -> 
         check_stores(os.environ)
     for pool in pools(pool_type, gpu_slots):
         sys.stdout.write(ensure(client, pool) + "\n")
-    _deploy(pool_type)
-    declared = declared_in(DEPLOYMENTS)
+    declared = _deploy(pool_type)
     faults = faults_of(client, declared)
     if faults:
         raise SystemExit("\n".join(["What was deployed is not whole:", *faults]))
