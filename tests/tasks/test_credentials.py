@@ -15,7 +15,7 @@ from tasks.credentials import SERVICES, missing_from, store_block, take_credenti
 STORAGE = SERVICES["storage"]
 HELD = {
     "AWS_ACCESS_KEY_ID": "key",
-    "AWS_SECRET_ACCESS_KEY": "s3cr3t",
+    "AWS_SECRET_ACCESS_KEY": "hush-hush",
     "AWS_ENDPOINT_URL": "http://127.0.0.1:8333",
 }
 
@@ -68,7 +68,7 @@ class TestBlocks:
         assert set(take_credentials(client)) == set(HELD)
         assert {name: os.environ[name] for name in HELD} == HELD
         shown = client.read_block_document_by_name("e2i-storage", "secret", include_secrets=False)
-        assert "s3cr3t" not in shown.model_dump_json()
+        assert "hush-hush" not in shown.model_dump_json()
 
     @pytest.mark.parametrize("held", [{"PATH": "/tmp", "AWS_PROFILE": "x"}, "words"])
     def test_a_block_sets_no_other_variable(self, client: SyncPrefectClient, held: object) -> None:
