@@ -47,11 +47,14 @@ def settle_crashed_runs(client: SyncPrefectClient) -> int:
 
 
 def _settle(client: SyncPrefectClient, flow_runs: FlowRunFilter) -> int:
-    settled = 0
-    while rows := client.read_task_runs(
-        flow_run_filter=flow_runs, task_run_filter=_IN_FLIGHT, limit=PAGE
-    ):
-        for row in rows:
-            client.set_task_run_state(row.id, Crashed(message=SETTLED), force=True)
-        settled += len(rows)
-    return settled
+    settled: set[UUID] = set()
+    while True:
+        rows = client.read_task_runs(
+            flow_run_filter=flow_runs, task_run_filter=_IN_FLIGHT, limit=PAGE
+        )
+        fresh = {row.id for row in rows} - settled
+        if not fresh:
+            return len(settled)
+        for row_id in fresh:
+            client.set_task_run_state(row_id, Crashed(message=SETTLED), force=True)
+        settled |= fresh
