@@ -108,7 +108,11 @@ def promote(
     promotion = _drafted(store, file, caches, held[0] if held else None, date)
     current = held[0].current if held else None
     if current is not None and current.key == promotion.key:
-        return Promoted(current, current, changed=False, notes=("It is published already.",))
+        if not checkpoint_fault(store, current):
+            return Promoted(current, current, changed=False, notes=("It is published already.",))
+        _scored(store, current, (data, checkpoint), cache, (evaluation, device))
+        mended = "Its copy in the store was not what was published, and is written anew."
+        return Promoted(current, current, changed=False, notes=(mended,))
     found = _scored(store, promotion, (data, checkpoint), cache, (evaluation, device))
     scores = {key: PublishedScore.model_validate(s) for key, s in metrics_of(found).items()}
     promotion = promotion.model_copy(update={"scores": scores})

@@ -29,6 +29,7 @@ from e2i.report.scores import (
     score_record,
     write_query_tables,
 )
+from e2i.retrieval.comparison import FIRST_METRIC, Difference
 from e2i.retrieval.config import ComparisonConfig, EvaluationConfig
 from e2i.retrieval.relevance import Relevance
 from e2i.storage import Folder
@@ -222,23 +223,29 @@ def _outcome_in_words(result: Reevaluation, config: ReevaluationConfig) -> str:
     """What it comes to, and which metrics fell by how much."""
     verdict, differences = result.verdict, result.comparison.differences
     fell = "; ".join(drop_in_words(name, differences[name]) for name in verdict.fell)
-    since = f"since {result.reference.name}"
+    since, also = f"since {result.reference.name}", f" {fell}." if fell else ""
     words = {
         "unchanged": f"Unchanged {since}.",
         "accepted": f"No drop {since} that is more than luck.",
-        "lower": f"Lower {since}: {fell or 'by luck, and by more than is tolerated'}. The result "
-        "stays with the former.",
-        "drifted": f"Embeddings moved, and so the result stays with the former. {fell}".rstrip(),
+        "lower": f"Lower {since}: {fell or _first_in_words(differences)}. The result stays with "
+        "the former.",
+        "drifted": f"Embeddings moved, and so the result stays with the former.{also}",
         "incomparable": f"No clip is in common with {result.reference.name}: nothing can be "
         "compared. `e2i reevaluate --accept` takes the result for later ones.",
         "dropped": f"Dropped {since} by more than {config.max_drop:g}: {fell}.",
         "damaged": "The checkpoint is not what was published: got sha256 "
-        f"{result.checkpoint.sha256} of {result.checkpoint.url}. Promote it again, or run `e2i "
-        f"publish --rollback`. {fell}".rstrip(),
+        f"{result.checkpoint.sha256} of {result.checkpoint.url}. Publish it again, or run "
+        f"`e2i publish --rollback`.{also}",
     }[verdict.outcome]
     if verdict.accepted and verdict.outcome not in ("unchanged", "accepted"):
         words += " It was accepted by hand."
     return words
+
+
+def _first_in_words(differences: Mapping[str, Difference]) -> str:
+    """How far the first metric fell; nothing where it did not."""
+    first = differences.get(FIRST_METRIC)
+    return drop_in_words(FIRST_METRIC, first) if first is not None and first.value < 0 else ""
 
 
 def _about_reference(result: Reevaluation, promotion: Promotion) -> tuple[str, ...]:

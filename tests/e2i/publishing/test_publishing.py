@@ -94,6 +94,17 @@ def test_the_same_again_changes_nothing(world: PublishedWorld) -> None:
     assert world.store.read("published.json") == before
 
 
+def test_a_damaged_copy_is_mended_by_publishing_again(world: PublishedWorld) -> None:
+    promotion = world.publish().promotion
+    world.store.write(f"{promotion.folder}/checkpoint.safetensors", b"spoiled")
+    again = world.publish()
+    assert again.notes == (
+        "Its copy in the store was not what was published, and is written anew.",
+    )
+    assert again.promotion == promotion
+    assert promoting.checkpoint_fault(world.store, promotion) == ""
+
+
 def test_a_roll_back_leads_to_what_was_before_and_no_further(world: PublishedWorld) -> None:
     with pytest.raises(PublishError, match="nothing to roll back to: got nothing published in"):
         roll_back(world.store_url, date=DATE)
