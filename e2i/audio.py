@@ -20,6 +20,7 @@ What is decided here:
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,6 +165,23 @@ def decode(data: bytes, *, name: str) -> tuple[NDArray[np.float32], int]:
     return np.concatenate([block for block, _ in blocks]).T, blocks[0][1]
 
 
+def expected_samples(source: BinaryIO, sample_rate: int, name: str) -> int | None:
+    """T that a waveform will have, by the recording's header; None where that does not say.
+
+    Args:
+        source: the file, readable and seekable.
+        sample_rate: rate wanted, in Hz.
+        name: what the recording is called, for messages.
+
+    Raises:
+        AudioError: as `decode`, where the header alone shows it.
+    """
+    with _opened(source, name) as opened:
+        if not opened.tells_length:
+            return None
+        return -(-int(opened.reader.frames) * sample_rate // int(opened.reader.samplerate))
+
+
 def load_waveform(
     data: bytes, sample_rate: int, name: str, resampler: ResamplerName = "torchaudio"
 ) -> Waveform:
@@ -228,23 +246,36 @@ class _Source:
             return self._file.tell()
 
 
-def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Blocks (frames, channels), at least one of at least a frame, each with the sample rate."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A recording that libsndfile reads.
+
+    Attributes:
+        reader: of libsndfile.
+        tells_length: whether its header does.
+        mpeg: the first frame, where it is MPEG audio that libsndfile ends by itself.
+    """
+
+    reader: soundfile.SoundFile
+    tells_length: bool
+    mpeg: Frame | None
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[_Opened]:
     if not file.seek(0, io.SEEK_END):
         raise AudioError(
             f"recording {name!r} is empty: got 0 bytes, expected audio. Fetch the file again."
         )
     _check_whole(file, name)
     mpeg, open_ended = first_frame(file), with_open_length(file)
-    tells = mpeg is None or (mpeg[1].is_layer_3 and open_ended is None)
+    guessed = mpeg is not None and not mpeg[1].is_layer_3
     file.seek(0)
     try:
         with _ForwardReader(_Source(open_ended or file)) as reader:
             _check_rate(reader.samplerate, name)
-            for block in _read_all(reader, name, tells_length=tells):
-                yield block, int(reader.samplerate)
-            if mpeg is not None and open_ended is None:
-                _check_over(file, mpeg[1], name)
+            tells = open_ended is None and not guessed and reader.frames < _UNKNOWN_LENGTH
+            yield _Opened(reader, tells, mpeg[1] if mpeg and open_ended is None else None)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"recording {name!r} cannot be decoded: got {_reason(error)}, expected wav, flac, ogg, "
@@ -253,10 +284,17 @@ def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float
         ) from error
 
 
-def _read_all(
-    reader: soundfile.SoundFile, name: str, *, tells_length: bool
-) -> Iterator[NDArray[np.float32]]:
-    frames = 0
+def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Blocks (frames, channels), at least one of at least a frame, each with the sample rate."""
+    with _opened(file, name) as opened:
+        for block in _read_all(opened, name):
+            yield block, int(opened.reader.samplerate)
+        if opened.mpeg is not None:
+            _check_over(file, opened.mpeg, name)
+
+
+def _read_all(opened: _Opened, name: str) -> Iterator[NDArray[np.float32]]:
+    reader, frames = opened.reader, 0
     while True:
         block = reader.read(
             max(1, _BLOCK_SAMPLES // reader.channels), dtype="float32", always_2d=True
@@ -275,7 +313,7 @@ def _read_all(
         raise AudioError(
             f"recording {name!r} has no samples: got 0, expected at least 1. Fetch the file again."
         )
-    if tells_length and frames < reader.frames < _UNKNOWN_LENGTH:
+    if opened.tells_length and frames < reader.frames:
         raise _truncated(name, f"{frames:,} samples", f"{reader.frames:,}")
 
 

@@ -86,6 +86,12 @@ COMMANDS: dict[str, Command] = {
         "flows.compare_command:compare",
         needs_prefect=False,
     ),
+    "wandb-dashboard": Command(
+        "create the dashboard of a Weights & Biases project",
+        "WandbDashboardParameters",
+        "flows.dashboard_command:create",
+        needs_prefect=False,
+    ),
     "publish": Command(
         "put a checkpoint in use, take it back, or show what is in use",
         "PublishParameters",

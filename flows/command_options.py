@@ -51,9 +51,13 @@ _PATTERNS = {
     "device": "auto, cpu, mps, cuda or cuda:<n>, or several of these with commas between them",
     "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
     "128 characters",
+    "checkpoint_name": "a file name that ends in .safetensors, of letters, digits and . _ + = @ -",
+    "score_split": "letters, digits, '_', '.' and '-' behind a letter or digit",
     "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
     "vision_backbone": "a name of timm, as resnet18 or vit_tiny_patch16_224.augreg_in21k",
     "wandb_project": "1 to 128 characters without / \\ # ? % :",
+    "wandb_entity": "at most 128 characters without / \\ # ? % :",
+    "wandb_group": "at most 128 characters without / \\ # ? % :",
 }
 """What the patterns of options mean, by field."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Self
 
-from prefect_dask import DaskTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
 
 from e2i.decoding.pool import usable_cores
 from flows.event_flush import flush
@@ -31,7 +31,7 @@ class FlushingDaskRunner(DaskTaskRunner):
             OSError: it does not answer.
             TimeoutError: it has no worker.
         """
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         try:
             self.client.wait_for_workers(1, timeout=WORKERS_WAIT_S)
         except BaseException:

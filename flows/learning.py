@@ -7,7 +7,7 @@ from e2i.retrieval.config import EvaluationConfig, RankingConfig, ScoreFilesConf
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.flow_setup import flow
-from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE
+from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE, CheckpointName
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.evaluating import ScoreFiles, evaluate
@@ -21,6 +21,7 @@ def train_projection(
     exclude_ids: str = "",
     val_cache_dir: str = "",
     output_dir: str = "checkpoints",
+    checkpoint_name: CheckpointName = CHECKPOINT_NAME,
     heads: HeadsConfig = HeadsConfig(),
     training: TrainingConfig = TrainingConfig(),
     tracking: TrackingConfig = TrackingConfig(),
@@ -34,6 +35,7 @@ def train_projection(
         val_cache_dir: Cache to select on; default: 'validation' beside the training cache, if that
             is the only one and it is there; else a part of the training clips.
         output_dir: Folder or URL that the checkpoint is written to.
+        checkpoint_name: File name of the checkpoint there, *.safetensors.
         heads: What the projection heads look like.
         training: How they are trained.
         tracking: Where the run is logged.
@@ -44,7 +46,7 @@ def train_projection(
         caches,
         val_cache_dir,
         output_dir,
-        CHECKPOINT_NAME,
+        checkpoint_name,
         heads,
         training,
         tracking,

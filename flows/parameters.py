@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import tyro
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, StringConstraints, WithJsonSchema, model_validator
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -30,6 +30,7 @@ from e2i.retrieval.config import (
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.blocks_parameters import SetupBlocksParameters  # noqa: F401 - found here by name
+from flows.dashboard_parameters import WandbDashboardParameters  # noqa: F401 - found by name
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
 from flows.runner_parameters import RunnerConfig
 
@@ -37,12 +38,14 @@ DATA_ROOT = "~/data/CLOTHO_v2.1"
 TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
 DATASETS = ("clotho", "soundscapes")
 DatasetName = Literal["clotho", "soundscapes"]
+Placement = Literal["here", "pools"]
 # Options of such a concern keep their bare names on the command line (`--audio-encoder`); where two
 # concerns share a name, as in the full pipeline, theirs carry the concern's (`--training.device`).
 _Bare = tyro.conf.arg(name="")
 
 CHECKPOINT_NAME = "projection_heads.safetensors"
 VISION_CHECKPOINT_NAME = "projection_heads_vision.safetensors"
+CheckpointName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.+=@-]*\.safetensors$")]
 
 
 CNN_HEADS = HeadsConfig(input_type="vision", vision_image_size="native", dropout=0.3)
@@ -78,6 +81,12 @@ class PipelineParameters(Configuration):
     vision_training: TrainingConfig = CNN_TRAINING
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
+    placement: Placement = Field(
+        "here",
+        description="'here': every step in this run; 'pools': embedding and training as runs of "
+        "their own on the work pool e2i-gpu, the rest here. That needs a Prefect server with the "
+        "deployments of `make deploy`, workers for both pools, and a store that all reach.",
+    )
     runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
@@ -117,10 +126,21 @@ _SECRET = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
+# Prefect stores and shows what a run of a deployment is given, so its form takes no token.
+_IN_NO_FORM = WithJsonSchema(
+    {
+        "type": "null",
+        "title": "Hf Token",
+        "description": "Not here, where it would be stored: a run takes it from the Prefect block "
+        "e2i-hub or from HF_TOKEN.",
+    }
+)
+
+
 class HubOptions(HubConfig):
     """The same, with a token that can be typed and is not shown."""
 
-    hf_token: Annotated[SecretStr | None, _SECRET] = Field(
+    hf_token: Annotated[SecretStr | None, _SECRET, _IN_NO_FORM] = Field(
         default=None, description=HubConfig.model_fields["hf_token"].description
     )
 
@@ -179,6 +199,9 @@ class TrainProjectionParameters(Configuration):
     )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
+    )
+    checkpoint_name: CheckpointName = Field(
+        CHECKPOINT_NAME, description="File name of the checkpoint there, *.safetensors."
     )
     heads: Annotated[HeadsConfig, _Bare] = HeadsConfig()
     training: Annotated[TrainingConfig, _Bare] = TrainingConfig()

@@ -20,7 +20,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 """What travels are counts and configurations; ray takes no less than 75 MiB."""
 
 
-class FlushingRayRunner(RayTaskRunner[Any]):
+class FlushingRayRunner(RayTaskRunner):  # type: ignore[misc]
     """Ray, of which each task tells what it knows before it ends."""
 
     @staticmethod

@@ -105,7 +105,6 @@ def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -153,7 +152,6 @@ def _run_going_on() -> str:
 @task(
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
-    tags=["embed", "audio"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -179,6 +177,7 @@ def embed_audio(
             chunk,
             load_audio_encoder(encoders, store_windows=windows, place=place),
             loader,
+            measure=loader.measure,
             decoders=loader.at_once,
             progress=lambda count: progress_sink().advance(stage, count),
             stop=lambda: run in _stopping,
@@ -190,7 +189,6 @@ def embed_audio(
 @task(
     name="embed-text",
     task_run_name="{stage}: text chunk {chunk.index}",
-    tags=["embed", "text"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -319,7 +317,6 @@ def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
 @task(
     name="finish-cache",
     task_run_name="finish-cache",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

@@ -39,7 +39,13 @@ from tasks.evaluating import relevance_of
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
 from tasks.stored_origin import stored_encoders
-from tasks.tracking import flow_run_tracker, score_values
+from tasks.tracking import (
+    cache_artifact,
+    flow_run_tracker,
+    run_facts,
+    score_values,
+    tags_of,
+)
 
 EVENT_PREFIX = "e2i.reevaluation."
 
@@ -88,7 +94,6 @@ class Judged:
 @task(
     name="find-published",
     task_run_name="find-published",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -128,7 +133,6 @@ def find_published(
 @task(
     name="find-drift",
     task_run_name="find-drift",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -158,7 +162,6 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
 @task(
     name="reevaluate",
     task_run_name="reevaluate",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -180,9 +183,10 @@ def evaluate_and_compare(
         "checkpoint": target.promotion.checkpoint.url,
         "promotion": target.promotion.number,
         "reevaluation": how.reevaluation.model_dump(mode="json"),
+        **run_facts(),
     }
     with (
-        tracked(flow_run_tracker("eval", tracking), settings) as tracker,
+        tracked(flow_run_tracker("eval", tracking, tags_of([cache])), settings) as tracker,
         Stage("evaluate what is published", cache.manifest.counts.captions, "captions") as stage,
     ):
         recorded = reevaluate(
@@ -190,6 +194,7 @@ def evaluate_and_compare(
         )
         stage.outcome = recorded.result.verdict.outcome
         tracker.summary(score_values(recorded.metrics, cache.manifest.split, seen=False))
+        tracker.artifact(cache_artifact(cache))
     _show(recorded, cache.manifest.dataset, cache.manifest.split)
     return Judged(
         metrics=recorded.metrics,

@@ -86,6 +86,8 @@ def plain_program() -> Iterator[None]:
         patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
         patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
+        patch.setattr(tasks.evaluating, "links_artifact", lambda *_: None)
+        patch.setattr(tasks.learning, "links_artifact", lambda *_: None)
         for name in ("scores_artifact", "comparison_artifacts", "emit_event"):
             patch.setattr(tasks.reevaluating, name, lambda *_, **__: None)
         patch.setattr(tasks.rendering, "sheet_artifact", lambda *_: None)

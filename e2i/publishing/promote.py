@@ -47,6 +47,7 @@ from e2i.storage import Folder
 from e2i.store_layout import StoreLayout, join_url, public_url, split_url
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.windows import stored_windows_of
 
 _KEY_DIGITS = 20
 
@@ -269,6 +270,7 @@ def _scored(
         config,
         device=device,
         load_stored=stored_images_of(cache.folder),
+        load_windows=stored_windows_of(cache.folder),
         extras=Extras(failed_clips=frozenset(cache.manifest.audio.failed)),
     )
     below = store.folder(promotion.folder)

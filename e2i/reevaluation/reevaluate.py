@@ -36,6 +36,7 @@ from e2i.storage import Folder
 from e2i.store_layout import StoreLayout, join_url
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.windows import stored_windows_of
 
 _SHOWN = 10
 _REPORTS = "reports"
@@ -160,6 +161,7 @@ def reevaluate(
         how.evaluation,
         device=how.device,
         load_stored=stored_images_of(cache.folder),
+        load_windows=stored_windows_of(cache.folder),
         extras=Extras(relevance=how.relevance, failed_clips=frozenset(cache.manifest.audio.failed)),
     )
     today, before = ScoredSet.of(found, cache), read_scored_set(store, reference.scored)

@@ -39,3 +39,10 @@ class TrackingConfig(Configuration):
         pattern=r"^[^/\\#?%:\x00-\x1f]*$",
         description="Project of the run at Weights & Biases.",
     )
+    wandb_group: str = Field(
+        "",
+        max_length=128,
+        pattern=r"^[^/\\#?%:\x00-\x1f]*$",
+        description="Group of the run at Weights & Biases. Empty: the name of the flow run, which "
+        "says the data set and the encoders.",
+    )

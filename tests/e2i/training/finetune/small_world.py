@@ -76,9 +76,7 @@ class SmallWorld:
 
     def inputs(self, output: Path, name: str = "finetune_baseline") -> Inputs:
         waveforms = Folder(self.root / "waveforms")
-        return Inputs(
-            self.examples(), None, None, waveforms, Folder(output), name
-        )
+        return Inputs(self.examples(), None, None, waveforms, Folder(output), name)
 
     def examples(self) -> Examples:
         """All clips, decoded in this process."""
