@@ -151,6 +151,7 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
             loader,
             sample=config.drift_sample,
             seed=seed,
+            measure=loader.measure,
             decoders=loader.at_once,
         )
         stage.outcome = f"{drift.clips} clips, {len(drift.moved)} moved"

@@ -151,39 +151,17 @@ def reevaluate(
     """
     store = Folder(StoreLayout(store_url).store_url)
     reports = store.folder(_REPORTS)
-    checkpoint, sha256 = load_checkpoint_and_digest(store.folder(promotion.folder), CHECKPOINT_NAME)
-    file = ScoredFile(promotion.checkpoint.url, sha256)
-    reference = _reference(reports, promotion, run)
-    embeddings = cache.load()
-    found = evaluate_checkpoint(
-        checkpoint,
-        embeddings,
-        how.evaluation,
-        device=how.device,
-        load_stored=stored_images_of(cache.folder),
-        load_windows=stored_windows_of(cache.folder),
-        extras=Extras(relevance=how.relevance, failed_clips=frozenset(cache.manifest.audio.failed)),
-    )
-    today, before = ScoredSet.of(found, cache), read_scored_set(store, reference.scored)
-    comparison = compare_on_common_clips(today, before, how.evaluation, how.comparison)
-    damaged = sha256 != promotion.checkpoint.sha256
-    verdict = judge(
-        comparison.differences, how.reevaluation, moved=bool(drift.moved), damaged=damaged
-    )
-    result = Reevaluation(found, comparison, reference, file, drift, verdict)
+    result, scores, ranked = _evaluated(store, promotion, cache, drift, how, run=run)
     notes = notes_of(result, promotion, how.reevaluation)
-    data, known = today.as_bytes(), before.as_bytes()
     part = _part(result, promotion, how.reevaluation, run, counts) | {"notes": list(notes)}
-    origin = ScoreOrigin((file,), checkpoint.record, how.evaluation)
-    scores = score_record(found, embeddings, origin)
 
     def scored_of(name: str) -> str:
-        return reference.scored if data == known else f"{_REPORTS}/{name}/{SCORED_NAME}"
+        return f"{_REPORTS}/{name}/{SCORED_NAME}" if ranked else result.reference.scored
 
     def make(name: str) -> Mapping[str, object]:
-        if data != known:
-            store.write(scored_of(name), data)
-        queries = write_query_tables(reports, name, found)
+        if ranked:
+            store.write(scored_of(name), ranked)
+        queries = write_query_tables(reports, name, result.found)
         return {**scores, "queries": queries, "reevaluation": {**part, "scored": scored_of(name)}}
 
     name = write_record(reports, run.date[:_DAY], run.run_id, make)
@@ -196,7 +174,47 @@ def reevaluate(
         run=run,
     )
     add_to_index(reports, entry)
-    return Recorded(result, metrics_of(found), notes, join_url(reports.url, f"{name}.json"))
+    return Recorded(result, metrics_of(result.found), notes, join_url(reports.url, f"{name}.json"))
+
+
+def _evaluated(
+    store: Folder,
+    promotion: Promotion,
+    cache: Cache,
+    drift: Drift,
+    how: HowToReevaluate,
+    *,
+    run: RunIdentity,
+) -> tuple[Reevaluation, dict[str, object], bytes | None]:
+    """What was found, its score record, and the file of what was ranked, if that is a new one."""
+    folder = store.folder(promotion.folder)
+    checkpoint, sha256 = load_checkpoint_and_digest(folder, CHECKPOINT_NAME)
+    file = ScoredFile(promotion.checkpoint.url, sha256)
+    reference = _reference(store.folder(_REPORTS), promotion, run)
+    embeddings = cache.load()
+    found = evaluate_checkpoint(
+        checkpoint,
+        embeddings,
+        how.evaluation,
+        device=how.device,
+        load_stored=stored_images_of(cache.folder),
+        load_windows=stored_windows_of(cache.folder),
+        extras=Extras(relevance=how.relevance, failed_clips=frozenset(cache.manifest.audio.failed)),
+    )
+    today, before = ScoredSet.of(found, cache), read_scored_set(store, reference.scored)
+    comparison = compare_on_common_clips(today, before, how.evaluation, how.comparison)
+    verdict = judge(
+        comparison.differences,
+        how.reevaluation,
+        moved=bool(drift.moved),
+        damaged=sha256 != promotion.checkpoint.sha256,
+    )
+    result = Reevaluation(found, comparison, reference, file, drift, verdict)
+    scores = score_record(
+        found, embeddings, ScoreOrigin((file,), checkpoint.record, how.evaluation)
+    )
+    ranked = today.as_bytes()
+    return result, scores, None if ranked == before.as_bytes() else ranked
 
 
 def _reference(reports: Folder, promotion: Promotion, run: RunIdentity) -> Reference:

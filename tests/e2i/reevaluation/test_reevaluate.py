@@ -83,7 +83,6 @@ def drifted(world: PublishedWorld, sample: int = 100, seed: int = 0) -> Drift:
         load_waveform,
         sample=sample,
         seed=seed,
-        decoders=2,
     )
 
 
