@@ -80,6 +80,11 @@ COMMANDS: dict[str, Command] = {
         "EvalProjectionParameters",
         "flows.learning:eval_projection",
     ),
+    "finetune": Command(
+        "train the encoders themselves, with heads behind them",
+        "FinetuneParameters",
+        "flows.finetuning:finetune",
+    ),
     "compare": Command(
         "whether two evaluations of the same clips differ by more than luck",
         "CompareParameters",

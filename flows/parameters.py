@@ -29,6 +29,7 @@ from e2i.retrieval.config import (
 )
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
+from e2i.training.finetune.config import PRESETS, FinetuneConfig
 from flows.blocks_parameters import SetupBlocksParameters  # noqa: F401 - found here by name
 from flows.dashboard_parameters import WandbDashboardParameters  # noqa: F401 - found by name
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
@@ -197,15 +198,44 @@ class TrainProjectionParameters(Configuration):
         description="Cache to select on; default: the cache 'validation' beside the training "
         "cache, if that is the only one and it is there; else a part of the training clips.",
     )
+    eval_cache_dir: str = Field(
+        "",
+        description="With --sweep: cache that its winners are scored on; default: the cache "
+        "'evaluation' beside the training cache, if it is there; else a part of the training "
+        "clips.",
+    )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
     )
     checkpoint_name: CheckpointName = Field(
         CHECKPOINT_NAME, description="File name of the checkpoint there, *.safetensors."
     )
+    sweep: str = Field(
+        "",
+        description="YAML, TOML or JSON file or URL that says which heads are compared, by how "
+        "many trials, steps and seeds: many trainings in place of one, and a report. The heads "
+        "and training options are not used then.",
+    )
     heads: Annotated[HeadsConfig, _Bare] = HeadsConfig()
     training: Annotated[TrainingConfig, _Bare] = TrainingConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sweep_says_it_all(self) -> Self:
+        if self.eval_cache_dir and not self.sweep:
+            message = (
+                f"nothing is evaluated while one head is trained: got eval_cache_dir "
+                f"{self.eval_cache_dir!r} without sweep, expected both. Give --sweep, or evaluate "
+                "with eval-projection."
+            )
+            raise ValueError(message)
+        if self.sweep and (self.heads != HeadsConfig() or self.training != TrainingConfig()):
+            message = (
+                f"a sweep draws heads and training itself: got {self.sweep!r} beside other options "
+                "of these, expected the file alone. Say it in the file, or leave --sweep out."
+            )
+            raise ValueError(message)
+        return self
 
 
 class EvalProjectionParameters(Configuration):
@@ -246,6 +276,43 @@ class EvalProjectionParameters(Configuration):
             )
             raise ValueError(message)
         return self
+
+
+class FinetuneParameters(Configuration):
+    """Train PaSST, a text model and a head behind each, end to end; keep the best epoch."""
+
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig(
+        metadata=f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv"
+    )
+    val_metadata: str = Field(
+        "",
+        description="Caption file to choose the epoch by; default: the one of the split "
+        "'validation' beside --metadata, if it is there; else a part of the clips.",
+    )
+    test_metadata: str = Field(
+        "",
+        description="Caption file to test the best epoch on; default: the one of the split "
+        "'evaluation' beside --metadata; else a part of the clips, where validation is one.",
+    )
+    output_dir: str = Field(
+        "checkpoints",
+        min_length=1,
+        description="Folder or URL of finetune_<model type>.safetensors (the best epoch) and "
+        "finetune_<model type>_last.safetensors.",
+    )
+    waveform_dir: str = Field(
+        "",
+        description="Folder or URL that decoded recordings are kept in, 16 bits at the encoder's "
+        "rate (64 kB a second); default: waveforms below the data set.",
+    )
+    finetuning: Annotated[FinetuneConfig, _Bare] = FinetuneConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+
+def finetune_defaults(preset: str) -> FinetuneParameters:
+    """The defaults of `finetune` under a preset; of an unknown one those without."""
+    known = preset if preset in PRESETS else "none"
+    return FinetuneParameters(finetuning=FinetuneConfig.model_validate({"preset": known}))
 
 
 class CompareParameters(Configuration):

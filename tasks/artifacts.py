@@ -9,6 +9,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -80,6 +81,31 @@ def comparison_artifacts(
         link_text=split_url(url)[1],
         key=artifact_key("reevaluation-record", split),
         description=notes[0] if notes else None,
+    )
+
+
+def sweep_artifact(report: Mapping[str, Any]) -> None:
+    """Show what a sweep came to as a table: one row an arm and budget."""
+    rows = [
+        {
+            "arm": arm["words"],
+            "budget": arm["budget"],
+            "parameters": arm["parameters"],
+            "score": _rounded(arm["mean"]),
+            "deviation": _rounded(arm["deviation"]),
+            **{
+                name: _rounded(arm["difference"][name]) if arm["difference"] else None
+                for name in ("value", "low", "high")
+            },
+            "reading": arm["difference"]["reading"] if arm["difference"] else "reference",
+        }
+        for arm in report["arms"]
+    ]
+    description = (
+        f"{report['sentence']} value, low, high: the difference to the MLP on the embedding."
+    )
+    create_table_artifact(
+        table=rows, key=artifact_key("sweep", report["data"]["split"]), description=description
     )
 
 

@@ -96,6 +96,21 @@ def provenance(facts: Mapping[str, str]) -> dict[str, str]:
     return {**facts, **code_version()}
 
 
+def sweep_run_tracker(config: TrackingConfig, run_name: str, fingerprint: str) -> Trackers:
+    """A tracker for one run of a sweep: a run of its own, in a group named after the flow run."""
+    logger = get_run_logger()
+
+    def warn(text: str) -> None:
+        logger.warning(text)
+        progress_sink().note(text)
+
+    group, whole = log_name(config), _identity()
+    named = config.model_copy(update={"run_name": f"{group}-{run_name}"})
+    labels = RunLabels(job_type="sweep", group=config.wandb_group or group)
+    run = RunIdentity(f"{whole.id}-{fingerprint[:12]}", whole.started, labels)
+    return open_tracker("sweep", named, run, wandb_access(os.environ, Path.home()), warn)
+
+
 def log_name(config: TrackingConfig) -> str:
     """Name of the flow run's log, and of what is stored beside it."""
     return config.run_name or _identity().default_name

@@ -101,10 +101,7 @@ def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
         with _lock:
             info = folder.info(name)
             if info is None:
-                raise EncoderUnavailableError(
-                    f"there is no checkpoint: got {shown!r}, expected a file written by finetune. "
-                    f"Correct {option}."
-                )
+                raise _no_checkpoint(shown, option)
             facts = json.dumps([shown, info.size_bytes, info.version])
             target = COPIES.expanduser() / hashlib.sha256(facts.encode()).hexdigest()[:32]
             with folder.open(name) as file:
@@ -117,12 +114,20 @@ def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
     except (E2IError, OSError) as error:
         if is_transient(error):
             raise
-        reason = "it is not there" if isinstance(error, StorageNotFoundError) else str(error)
+        if isinstance(error, StorageNotFoundError):
+            raise _no_checkpoint(shown, option) from error
         raise EncoderUnavailableError(
-            f"the checkpoint cannot be read: got {shown} ({reason}), expected a file written by "
+            f"the checkpoint cannot be read: got {shown} ({error}), expected a file written by "
             f"finetune. Correct {option}."
         ) from error
     return record, target
+
+
+def _no_checkpoint(shown: str, option: str) -> EncoderUnavailableError:
+    return EncoderUnavailableError(
+        f"there is no checkpoint: got {shown!r}, expected a file written by finetune. Correct "
+        f"{option}."
+    )
 
 
 def _record(file: BinaryIO, shown: str, option: str) -> FinetunedEncoders:

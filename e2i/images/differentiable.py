@@ -12,8 +12,6 @@ through stochastic neurons", 2013.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -50,11 +48,11 @@ class _StraightThrough(torch.autograd.Function):
     """The second argument's values with the first one's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, unrounded: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: object, unrounded: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
         return rounded.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
         return gradients[0], None
 
 

@@ -20,6 +20,7 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.heads.checkpoint import CheckpointRecord
 from e2i.report.score_records import RECORD_KIND
 from e2i.retrieval.config import EvaluationConfig
+from e2i.retrieval.evaluation import Score
 from e2i.storage import Folder
 from e2i.store_layout import public_url
 from e2i.training.evaluate import Evaluation
@@ -30,7 +31,12 @@ Metrics = dict[str, dict[str, float | None]]
 
 def metrics_of(evaluation: Evaluation) -> Metrics:
     """The scores of an evaluation as plain numbers."""
-    return {name: asdict(score) for name, score in evaluation.retrieval.scores.items()}
+    return score_values_of(evaluation.retrieval.scores)
+
+
+def score_values_of(scores: Mapping[str, Score]) -> Metrics:
+    """Scores as plain numbers."""
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ an MLP of the width that the MLP arm has there.
 
 | arm | audio head | sees |
 |---|---|---|
-| `linear` | one linear layer, which has no width: it stays as it is at every budget | the embedding |
+| `linear` | one linear layer: it has no width, so it stays as it is | the embedding |
 | `mlp` | MLP with one hidden layer | the embedding |
 | `mlp-decoded` | the same | the embedding decoded from its 8-bit pseudo-image |
 | `cnn-native` | CNN with global average pooling | the pseudo-image, one pixel a cell |

@@ -16,7 +16,7 @@ class TrackingConfig(Configuration):
 
     log_dir: str = Field(
         "logs",
-        description="Folder or URL of the logs, train/<run name>.jsonl and eval/<run name>.jsonl. "
+        description="Folder or URL of the logs: train, eval or finetune/<run name>.jsonl. "
         "Empty: the folder logs of the store.",
     )
     run_name: str = Field(

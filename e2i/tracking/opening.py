@@ -14,7 +14,7 @@ from e2i.tracking.jsonl import JsonLines
 from e2i.tracking.tracker import Tracker, Trackers, Warn
 from e2i.tracking.wandb_run import RunLabels, WandbAccess, WandbRun, choose_mode
 
-Kind = Literal["train", "eval", "finetune"]
+Kind = Literal["train", "eval", "finetune", "sweep"]
 SHORT_ID = 8
 
 
@@ -40,7 +40,11 @@ class RunIdentity:
 
 
 def open_tracker(
-    kind: Kind, config: TrackingConfig, run: RunIdentity, wandb_access: WandbAccess, warn: Warn
+    kind: Kind,
+    config: TrackingConfig,
+    run: RunIdentity,
+    wandb_access: WandbAccess,
+    warn: Warn,
 ) -> Trackers:
     """A tracker for one run, that never raises; call its `start`, or use `tracked`.
 

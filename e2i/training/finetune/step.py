@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,6 +73,19 @@ class Batch:
     cached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What training changes at random.
+
+    Attributes:
+        noise: of the audio encoder.
+        seed: of all draws.
+    """
+
+    noise: PasstNoise
+    seed: int
+
+
 class Learner:
     """Encoders and heads in training.
 
@@ -80,8 +94,7 @@ class Learner:
         wrapped: both encoders, set up by Fabric; None where both are frozen.
         heads: on the device.
         images: how the audio embeddings are folded, for a head that takes images; else None.
-        noise: of the audio encoder.
-        seed: of all draws.
+        draws: what is drawn at random.
     """
 
     def __init__(
@@ -90,11 +103,10 @@ class Learner:
         wrapped: Callable[..., tuple[Tensor | None, Tensor | None]] | None,
         heads: ProjectionHeads,
         images: ImagesConfig | None,
-        noise: PasstNoise,
-        seed: int,
+        draws: Draws,
     ) -> None:
         self._fabric, self._wrapped, self._heads = fabric, wrapped, heads
-        self._images, self._noise, self._seed = images, noise, seed
+        self._images, self._noise, self._seed = images, draws.noise, draws.seed
 
     def backward(self, batch: Batch, step: int, *, share: float = 1.0, last: bool = True) -> Tensor:
         """Add a batch's gradients to those that are there.
@@ -203,7 +215,7 @@ class Learner:
 def shares(num_pairs: int, world_size: int) -> list[slice]:
     """Which rows of a batch each process encodes."""
     cuts = [rank * num_pairs // world_size for rank in range(world_size + 1)]
-    return [slice(start, end) for start, end in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [slice(start, end) for start, end in pairwise(cuts)]
 
 
 def gathered(fabric: Fabric, own: Tensor) -> Tensor:

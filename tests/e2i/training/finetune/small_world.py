@@ -87,7 +87,7 @@ class SmallWorld:
         stored, failed, _ = store.prepare(
             Folder(clips.audio_root_url),
             clips.clips,
-            lambda data, rate, name: load_waveform(data, rate, name),
+            load_waveform,
             1,
         )
         assert not failed
