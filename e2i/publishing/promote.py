@@ -220,15 +220,27 @@ def _named(checkpoint: Checkpoint, cache: Cache) -> tuple[list[PublishedCache], 
     """The evaluation cache, and those of training beside it; what is to be said of them."""
     caches, notes = [_cache("evaluation", cache)], []
     above = split_url(cache.folder.url)[0]
-    for used in checkpoint.record.caches:
-        folder = Folder(join_url(above, used.split))
+    record = checkpoint.record
+    for used in record.caches:
+        wanted = (used.dataset, used.split)
         try:
-            found = _verified(folder)
+            found = _verified(Folder(join_url(above, used.split)))
         except CacheNotFoundError:
-            notes.append(f"The cache of {used.dataset}/{used.split} is not beside the other one.")
+            found = None
+        if found is None or (found.manifest.dataset, found.manifest.split) != wanted:
+            notes.append(f"The cache of {'/'.join(wanted)} is not beside the other one.")
             continue
-        if (found.manifest.dataset, found.manifest.split) == (used.dataset, used.split):
-            caches.append(_cache(used.role, found))
+        named = _cache(used.role, found)
+        if (named.audio_fingerprint, named.text_fingerprint) == (
+            record.audio_fingerprint,
+            record.text_fingerprint,
+        ):
+            caches.append(named)
+        else:
+            notes.append(
+                f"The cache of {'/'.join(wanted)} was embedded by other encoders since, so it is "
+                "not named."
+            )
     return caches, notes
 
 
