@@ -2,8 +2,9 @@
 
 Decides: the last accepted result is that of the last accepted re-evaluation, whichever checkpoint
 was published then; before the first one, or where the published split is another one, it is the
-scores at promotion. A checkpoint whose bytes are not those that were published is evaluated as it
-lies there, since it is what is in use, and its result is never accepted.
+scores at promotion of the first checkpoint in the row of those that took each other's place. A
+checkpoint whose bytes are not those that were published is evaluated as it lies there, since it is
+what is in use, and its result is never accepted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from e2i.cache.reader import Cache
 from e2i.code_version import code_sha256
 from e2i.heads.checkpoint import load_checkpoint_and_digest
-from e2i.publishing.published import CHECKPOINT_NAME, SCORED_NAME, Promotion
+from e2i.publishing.published import CHECKPOINT_NAME, SCORED_NAME, Promotion, Published
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.drift import Drift
 from e2i.reevaluation.records import IndexEntry, add_to_index, read_index, write_record
@@ -125,7 +126,7 @@ class Recorded:
 
 def reevaluate(
     store_url: str,
-    promotion: Promotion,
+    published: Published,
     cache: Cache,
     drift: Drift,
     how: HowToReevaluate,
@@ -137,7 +138,7 @@ def reevaluate(
 
     Args:
         store_url: the store, absolute.
-        promotion: what is published.
+        published: what is published.
         cache: its evaluation cache, up to date and opened.
         drift: what embedding a sample anew showed.
         how: the options.
@@ -151,7 +152,8 @@ def reevaluate(
     """
     store = Folder(StoreLayout(store_url).store_url)
     reports = store.folder(_REPORTS)
-    result, scores, ranked = _evaluated(store, promotion, cache, drift, how, run=run)
+    promotion = published.current
+    result, scores, ranked = _evaluated(store, published, cache, drift, how, run=run)
     notes = notes_of(result, promotion, how.reevaluation)
     part = _part(result, promotion, how.reevaluation, run, counts) | {"notes": list(notes)}
 
@@ -179,7 +181,7 @@ def reevaluate(
 
 def _evaluated(
     store: Folder,
-    promotion: Promotion,
+    published: Published,
     cache: Cache,
     drift: Drift,
     how: HowToReevaluate,
@@ -187,10 +189,11 @@ def _evaluated(
     run: RunIdentity,
 ) -> tuple[Reevaluation, dict[str, object], bytes | None]:
     """What was found, its score record, and the file of what was ranked, if that is a new one."""
+    promotion = published.current
     folder = store.folder(promotion.folder)
     checkpoint, sha256 = load_checkpoint_and_digest(folder, CHECKPOINT_NAME)
     file = ScoredFile(promotion.checkpoint.url, sha256)
-    reference = _reference(store.folder(_REPORTS), promotion, run)
+    reference = _reference(store.folder(_REPORTS), published, run)
     embeddings = cache.load()
     found = evaluate_checkpoint(
         checkpoint,
@@ -217,12 +220,13 @@ def _evaluated(
     return result, scores, None if ranked == before.as_bytes() else ranked
 
 
-def _reference(reports: Folder, promotion: Promotion, run: RunIdentity) -> Reference:
+def _reference(reports: Folder, published: Published, run: RunIdentity) -> Reference:
     """The last accepted result, or the scores at promotion."""
-    of = promotion.evaluation
+    of = published.current.evaluation
     entry = read_index(reports).last_accepted(of.dataset, of.split, run.run_id)
     if entry is not None:
         return Reference(f"{entry.name}.json", entry.promotion, entry.scored)
+    promotion = published.origin
     scored = f"{promotion.folder}/{SCORED_NAME}"
     return Reference(f"promotion {promotion.number}", promotion.number, scored)
 
