@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 import e2i
 from e2i.configuration import Configuration
 from e2i.device import resolve_device
-from e2i.errors import RunFailedError, StorageNotFoundError
+from e2i.errors import ConfigError, RunFailedError, StorageNotFoundError
 from e2i.heads.build import seeded_generator
 from e2i.heads.checkpoint import Checkpoint, checkpoint_bytes
 from e2i.heads.config import HeadsConfig
@@ -92,8 +92,9 @@ def planned_trials(config: SweepConfig, data: SweepData) -> list[SweepRun]:
     """All trials of a sweep, arm by arm and budget by budget.
 
     Raises:
-        ConfigError: an arm cannot be brought to a budget.
+        ConfigError: an arm cannot be brought to a budget, or there is too little to evaluate on.
     """
+    _require_candidates(config, data)
     runs = []
     for budget in config.budgets:
         for arm in config.arms:
@@ -247,6 +248,20 @@ def steps_an_epoch(data: SweepData, batch_size: int) -> int:
 def checkpoint_name(result: RunResult) -> str:
     """Where a winner's checkpoint lies, below the sweep's folder."""
     return f"{FOLDER}/{result.fingerprint}.safetensors"
+
+
+def _require_candidates(config: SweepConfig, data: SweepData) -> None:
+    """Refuse an evaluation on which the metric says nothing, before anything is trained."""
+    of_text, cutoff = config.metric.startswith("text"), int(config.metric.rpartition("@")[2])
+    evaluation = data.evaluation
+    candidates = len(evaluation.clip_ids if of_text else evaluation.caption_ids)
+    if candidates <= cutoff:
+        message = (
+            f"the evaluation is too small for {config.metric}: got {candidates} candidates, "
+            f"expected more than {cutoff}. Give a larger cache as --eval-cache-dir, or hold less "
+            "out of more clips."
+        )
+        raise ConfigError(message)
 
 
 def _lacks(result: RunResult, run: SweepRun) -> bool:
