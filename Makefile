@@ -14,11 +14,19 @@ STORE_URL ?= $(CURDIR)/store
 DEMO_STORE_URL ?= $(CURDIR)/demo
 PREFECT_PORT ?= 4200
 PREFECT_API_URL ?= http://127.0.0.1:$(PREFECT_PORT)/api
-PREFECT := PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect
+PREFECT_ENV := PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false
+# Where the server keeps its records: SQLite unless this names a PostgreSQL database
+# (postgresql+asyncpg://user:password@host/name).
+DATABASE_URL ?=
+# What the workers start (process, docker or kubernetes), how many runs share the GPUs, and which
+# work pools `make worker` serves.
+POOL_TYPE ?= process
+GPU_SLOTS ?= 1
+POOLS ?= e2i-cpu e2i-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test lint types imports check drills download-dataset \
-        download-embeddings prepare cache-embeddings cache-images train-projection eval-projection server stop-server deploy worker clean
+        download-embeddings prepare cache-embeddings cache-images train-projection eval-projection train-baseline train-vision server stop-server deploy worker clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -73,21 +81,25 @@ train-projection: setup  ## Projection heads on CACHE_DIR (TRAIN_ARGS)
 eval-projection: setup  ## Retrieval scores of a checkpoint (EVAL_ARGS)
 	@$(BIN)/e2i eval-projection --cache-dir $(DATA_ROOT)/embeddings/evaluation $(EVAL_ARGS)
 
-server: setup  ## A Prefect server in the background, on PREFECT_PORT
-	@PREFECT_API_URL=$(PREFECT_API_URL) PREFECT_SERVER_ANALYTICS_ENABLED=false \
+train-baseline: setup  ## PaSST, a text model and their heads, end to end on METADATA (BASELINE_ARGS)
+	@$(BIN)/e2i finetune --model-type baseline --metadata $(METADATA) $(BASELINE_ARGS)
+
+train-vision: setup  ## The same with a pseudo-image and a CNN behind PaSST (VISION_ARGS)
+	@$(BIN)/e2i finetune --model-type vision --metadata $(METADATA) $(VISION_ARGS)
+
+server: setup  ## A Prefect server in the background, on PREFECT_PORT (DATABASE_URL)
+	@$(if $(DATABASE_URL),PREFECT_SERVER_DATABASE_CONNECTION_URL="$(DATABASE_URL)") \
 	  $(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
 
 stop-server: setup  ## End the server that `make server` started
 	@$(BIN)/python -m deployments.local_server stop
 
-deploy: setup  ## Work pool and deployments on that server
-	@$(PREFECT) work-pool inspect e2i-cpu >/dev/null 2>&1 || \
-	  $(PREFECT) --no-prompt work-pool create e2i-cpu --type process
-	@E2I_STORE_URL="$(STORE_URL)" E2I_DEMO_STORE_URL="$(DEMO_STORE_URL)" \
-	  $(PREFECT) --no-prompt deploy --all
+deploy: setup  ## Work pools, deployments and automations on that server (STORE_URL, GPU_SLOTS)
+	@E2I_STORE_URL="$(STORE_URL)" E2I_DEMO_STORE_URL="$(DEMO_STORE_URL)" $(PREFECT_ENV) \
+	  $(BIN)/python -m deployments.register --pool-type $(POOL_TYPE) --gpu-slots $(GPU_SLOTS)
 
-worker: setup  ## A worker for the pool e2i-cpu, until Ctrl-C
-	@$(PREFECT) --no-prompt worker start --pool e2i-cpu --name e2i-worker
+worker: setup  ## Workers for the work pools on this machine, until Ctrl-C (POOLS)
+	@$(PREFECT_ENV) $(BIN)/python -m deployments.local_worker --pools $(POOLS)
 
 lint: setup-dev  ## Lint and formatting
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

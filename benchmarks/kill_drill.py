@@ -1,18 +1,23 @@
 """Processes killed with SIGKILL at random instants, and what is left of the cache.
 
-    python -m benchmarks.kill_drill [--kills 50] [--where disk,s3] [--what embed,compact]
+    python -m benchmarks.kill_drill [--kills 50] [--where disk,s3] [--what embed,compact,mirror]
 
-`embed`: a run of 32 clips and 64 captions is killed until it has been so often, each time resumed;
-whenever a cache becomes whole, the next begins. Its rows have to be those of an uninterrupted run,
-and no more may be embedded twice than the chunks in flight. `compact`: merging and pruning a cache
-of small shards is killed; after each kill the cache has to open and hold the same rows. S3 is a
-server of its own on this machine. Fifty kills of each kind take a few minutes.
+An uninterrupted run is timed first; kills are spread over its whole length. What was killed is
+started again, and killed again, until it comes to its end; then the next begins.
+
+`embed`: a run of 32 clips and 64 captions. Its rows have to be those of an uninterrupted run, and
+no more may be embedded twice than the chunk in flight. `compact`: merging and pruning a cache of
+small shards; after each kill the cache has to open and hold the same rows. `mirror`: sending a
+cache to a stand-in of the Hub on this machine; the data set has to hold the same rows in the end,
+each shard once, and no more may be sent twice than the uploads in flight. S3 is a server of its own
+on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import subprocess
@@ -20,14 +25,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from e2i.cache.embeddings import CachedEmbeddings
-from e2i.cache.prune import prune_cache
 from e2i.cache.reader import open_cache
 from e2i.cache.verify import verify_cache
 from e2i.errors import CacheIncompleteError, CacheNotFoundError
@@ -35,7 +39,12 @@ from e2i.storage import Folder
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "e2i" / "cache")]
+CACHE_TESTS = TESTS / "e2i" / "cache"
 CLIPS, CHUNK = 32, 4
+CHANGE_S = "0.02"
+"""What each change of the store takes longer while shards are merged and pruned."""
+UPLOADS = 5
+"""What the Hub's client has in flight at once."""
 BEGIN_WITHIN_S, END_WITHIN_S = 60.0, 120.0
 
 
@@ -64,26 +73,59 @@ def place(kind: str, root: Path) -> Iterator[Place]:
         yield Place(f"{server.url}/drill", server.storage_options, server.environment)
 
 
-def run(
-    program: str, arguments: list[str], where: Place, started: Path, kill_after_s: float
-) -> bool:
-    """Start a program and kill it so long after it has begun; whether it was still running."""
-    started.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, str(TESTS / "e2i" / "cache" / program), *arguments],
-        env={**os.environ, **where.environment},
-    )
-    try:
-        limit = time.monotonic() + BEGIN_WITHIN_S
-        while not started.exists() and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.001)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            if process.wait(kill_after_s) != 0:
-                raise SystemExit(f"{program} failed by itself")
-        return process.poll() is None
-    finally:
-        process.kill()
-        process.wait()
+@dataclass(slots=True)
+class Victim:
+    """A program that is killed, and how often it was.
+
+    Attributes:
+        program: below the tests.
+        environment: by which it finds its servers.
+        started: a file that it makes once it begins.
+        rng: of the instants.
+        length_s: of an uninterrupted run.
+        left: kills to go.
+    """
+
+    program: Path
+    environment: Mapping[str, str]
+    started: Path
+    rng: random.Random
+    left: int
+    length_s: float = END_WITHIN_S
+
+    def time(self, *arguments: str) -> None:
+        """Let it come to its end once, to know how long it takes."""
+        began = self._run(arguments, END_WITHIN_S)
+        assert began is not None, "an uninterrupted run did not end"
+        self.length_s = time.monotonic() - began
+
+    def kill(self, *arguments: str) -> bool:
+        """Start it, and kill it at some instant; whether it was still running."""
+        wait_s = self.rng.uniform(0.0, self.length_s) if self.left else END_WITHIN_S
+        killed = self._run(arguments, wait_s) is None
+        self.left -= killed
+        return killed
+
+    def _run(self, arguments: Sequence[str], kill_after_s: float) -> float | None:
+        """When it began; None if it was killed."""
+        self.started.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, str(self.program), *arguments],
+            env={**os.environ, **self.environment},
+        )
+        try:
+            limit = time.monotonic() + BEGIN_WITHIN_S
+            while not self.started.exists() and process.poll() is None:
+                assert time.monotonic() < limit, f"{self.program.name} did not begin"
+                time.sleep(0.001)
+            began = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                if process.wait(kill_after_s) != 0:
+                    raise SystemExit(f"{self.program.name} failed by itself")
+            return None if process.poll() is None else began
+        finally:
+            process.kill()
+            process.wait()
 
 
 def rows_of(folder: Folder) -> CachedEmbeddings | None:
@@ -98,73 +140,109 @@ def same(one: CachedEmbeddings, other: CachedEmbeddings) -> bool:
     return ids and np.array_equal(one.audio, other.audio) and np.array_equal(one.text, other.text)
 
 
-def embed_drill(where: Place, root: Path, kills: int, rng: random.Random) -> tuple[int, int, int]:
-    """Kills, things embedded again, and the most that may be."""
-    from run_until_killed import main as build  # noqa: PLC0415 - beside the tests
-
+def embed_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str:
+    """Runs of `cache-embeddings`, without Prefect."""
     data, log = root / "data", root / "log"
     data.mkdir()
     for number in range(CLIPS):
         (data / f"clip {number:02d}.wav").write_bytes(f"sound {number}".encode())
-    build(str(data), str(root / "whole"), str(root / "log of the whole"))
-    expected = rows_of(Folder(root / "whole"))
+    program = CACHE_TESTS / "run_until_killed.py"
+    victim = Victim(program, where.environment, Path(f"{log}.started"), rng, kills)
+    victim.time(str(data), f"{where.url}/whole", str(log))
+    expected = rows_of(where.folder("whole"))
     assert expected is not None
-    done, cache, again = 0, 0, 0
-    while done < kills:
+    again = 0
+    for cache in itertools.count():
         log.unlink(missing_ok=True)
-        url = f"{where.url}/cache {cache}"
-        killed_here = 0
-        while True:
-            wait_s = rng.uniform(0.0, 0.4) if done < kills else END_WITHIN_S
-            if not run(
-                "run_until_killed.py",
-                [str(data), url, str(log)],
-                where,
-                Path(f"{log}.started"),
-                wait_s,
-            ):
-                break
-            done, killed_here = done + 1, killed_here + 1
+        killed = 0
+        while victim.kill(str(data), f"{where.url}/cache {cache}", str(log)):
+            killed += 1
         rows = rows_of(where.folder(f"cache {cache}"))
         assert rows is not None, "a run that ended left no whole cache"
         assert same(rows, expected), "other rows than an uninterrupted run's"
         times = Counter(log.read_bytes().splitlines())
         repeated = sum(times.values()) - len(times)
-        assert repeated <= killed_here * 2 * CHUNK, "more than the chunk in flight was repeated"
+        assert repeated <= killed * CHUNK, f"{repeated} embedded again after {killed} kills"
         again += repeated
-        cache += 1
-    return done, again, done * 2 * CHUNK
+        if not victim.left:
+            break
+    return f"{cache + 1} caches made; {again} embedded again, {kills * CHUNK} allowed; same rows"
 
 
-def compact_drill(where: Place, root: Path, kills: int, rng: random.Random) -> tuple[int, int, int]:
-    """Kills, and twice the caches that were merged to the end."""
+def compact_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str:
+    """Merging and pruning."""
     from cache_world import new_world  # noqa: PLC0415 - beside the tests
 
-    done, cache = 0, 0
-    while done < kills:
-        folder = where.folder(f"small {cache}")
+    program = CACHE_TESTS / "compact_until_killed.py"
+    victim = Victim(program, where.environment, root / "started", rng, kills)
+
+    def small_shards(name: str) -> tuple[Folder, CachedEmbeddings]:
+        folder = where.folder(name)
         world = new_world(CLIPS, folder)
         world.build(1)
         world.drop(next(iter(world.texts)))
         world.build(1)
-        expected = rows_of(folder)
-        assert expected is not None
-        while True:
-            wait_s = rng.uniform(0.0, 1.0) if done < kills else END_WITHIN_S
-            url = f"{where.url}/small {cache}"
-            arguments = [url, str(root / "started"), "0.02"]
-            going = run("compact_until_killed.py", arguments, where, root / "started", wait_s)
+        rows = rows_of(folder)
+        assert rows is not None
+        return folder, rows
+
+    small_shards("timed")
+    victim.time(f"{where.url}/timed", str(victim.started), CHANGE_S)
+    for cache in itertools.count():
+        folder, expected = small_shards(f"small {cache}")
+        going = True
+        while going:
+            going = victim.kill(f"{where.url}/small {cache}", str(victim.started), CHANGE_S)
             rows = rows_of(folder)
-            assert rows is not None and same(rows, expected), "other rows than before"  # noqa: PT018
-            if not going:
-                break
-            done += 1
-        prune_cache(folder)
+            assert rows is not None, "no whole cache"
+            assert same(rows, expected), "other rows than before"
         report = verify_cache(folder)
         assert report.faults == (), report.faults
         assert len([f for f in folder.files() if f.name.endswith(".parquet")]) == report.shards
-        cache += 1
-    return done, cache, cache
+        if not victim.left:
+            break
+    return f"{cache + 1} caches merged and pruned; the same rows after each kill"
+
+
+def mirror_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str:
+    """Sending a cache to the Hub."""
+    from cache_world import new_world  # noqa: PLC0415 - beside the tests
+
+    from hub_server import HubServer, Slow  # noqa: PLC0415
+
+    world = new_world(CLIPS, where.folder("cache"))
+    world.build(1)
+    expected = rows_of(world.folder)
+    assert expected is not None
+    shards = {f.name for f in world.folder.files() if f.name.endswith(".parquet")}
+    url, repo = f"{where.url}/cache", "me/sounds"
+    program = TESTS / "e2i" / "hub" / "mirror_until_killed.py"
+    victim = Victim(program, where.environment, root / "started", rng, kills)
+    again = 0
+    for number in itertools.count():
+        with HubServer(root / f"hub {number}") as hub, hub.found_by_this_process():
+            hub.fail("put", *[Slow(0.05)] * 100 * kills)
+            hub.fail("commit", *[Slow(0.5)] * 100 * kills)
+            victim.environment = {**where.environment, **hub.environment}
+            if number == 0:
+                victim.time(url, repo, str(victim.started))
+                continue
+            killed = 0
+            while victim.kill(url, repo, str(victim.started)):
+                killed += 1
+            rows = rows_of(Folder(f"hf://datasets/{repo}"))
+            assert rows is not None, "a mirror that ended left no whole cache"
+            assert same(rows, expected), "other rows than the cache's"
+            assert {n for n in hub.files(repo) if n.endswith(".parquet")} == shards
+            repeated = len(hub.of("put")) - len(shards)
+            assert repeated <= killed * UPLOADS, f"{repeated} sent again after {killed} kills"
+            again += repeated
+        if not victim.left:
+            break
+    return f"{number} data sets filled; {again} sent again, {kills * UPLOADS} allowed; same rows"
+
+
+DRILLS = {"embed": embed_drill, "compact": compact_drill, "mirror": mirror_drill}
 
 
 def main() -> None:
@@ -173,7 +251,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--where", default="disk,s3")
-    parser.add_argument("--what", default="embed,compact")
+    parser.add_argument("--what", default="embed,compact,mirror")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     print(f"{'drill':<10}{'where':<7}{'kills':>6}  outcome")
@@ -184,15 +262,10 @@ def main() -> None:
                 tempfile.TemporaryDirectory(prefix="e2i-drill-") as name,
                 place(kind, Path(name)) as where,
             ):
-                drill = embed_drill if what == "embed" else compact_drill
                 started = time.monotonic()
-                done, seen, most = drill(where, Path(name), options.kills, rng)
-            text = (
-                f"{seen} embedded again, {most} allowed; rows as of an uninterrupted run"
-                if what == "embed"
-                else f"{seen} caches merged and pruned; rows the same after each kill"
-            )
-            print(f"{what:<10}{kind:<7}{done:>6}  {text} ({time.monotonic() - started:.0f} s)")
+                outcome = DRILLS[what](where, Path(name), options.kills, rng)
+            print(f"{what:<10}{kind:<7}{options.kills:>6}  {outcome}", end="")
+            print(f" ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ What is decided here:
   the recording itself was at its limit there.
 - A recording that is cut short is refused, not used as far as it goes: the clip would stand in the
   data with captions for what is no longer heard. That takes a length to compare with: the header's
-  in wav, aiff, flac and mp3. An ogg file cut between two pages has none.
+  in wav, aiff, flac and mp3. An ogg file cut between two pages has none, nor has an mp3 without a
+  Xing or Info header: that is read to its end, however long the header's bit rate makes it seem.
 - Headers are not believed: memory is taken for what is decoded, block by block. So however long a
   recording is, `WaveformStream` needs memory for a block of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from e2i.errors import AudioError
+from e2i.mpeg import Frame, first_frame, frames_after, with_open_length
 from e2i.resampling import RESAMPLERS, ResamplerName, open_resampler
 
 MIN_SAMPLE_RATE = 1_000
@@ -40,6 +43,9 @@ _LOUDEST = 1e30
 _BLOCK_SAMPLES = 2**17
 _UNKNOWN_LENGTH = 2**62
 """libsndfile gives 2⁶³ - 1 frames where the format leaves the length open."""
+_SPARE_FRAMES = 4
+"""Frames of MPEG audio that may be left at its end: encoders fill up what is then cut off."""
+
 _CONTAINERS: dict[bytes, tuple[Literal["little", "big"], bytes]] = {
     b"RIFF": ("little", b"data"),
     b"RIFX": ("big", b"data"),
@@ -159,6 +165,23 @@ def decode(data: bytes, *, name: str) -> tuple[NDArray[np.float32], int]:
     return np.concatenate([block for block, _ in blocks]).T, blocks[0][1]
 
 
+def expected_samples(source: BinaryIO, sample_rate: int, name: str) -> int | None:
+    """T that a waveform will have, by the recording's header; None where that does not say.
+
+    Args:
+        source: the file, readable and seekable.
+        sample_rate: rate wanted, in Hz.
+        name: what the recording is called, for messages.
+
+    Raises:
+        AudioError: as `decode`, where the header alone shows it.
+    """
+    with _opened(source, name) as opened:
+        if not opened.tells_length:
+            return None
+        return -(-int(opened.reader.frames) * sample_rate // int(opened.reader.samplerate))
+
+
 def load_waveform(
     data: bytes, sample_rate: int, name: str, resampler: ResamplerName = "torchaudio"
 ) -> Waveform:
@@ -223,19 +246,36 @@ class _Source:
             return self._file.tell()
 
 
-def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Blocks (frames, channels), at least one of at least a frame, each with the sample rate."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A recording that libsndfile reads.
+
+    Attributes:
+        reader: of libsndfile.
+        tells_length: whether its header does.
+        mpeg: the first frame, where it is MPEG audio that libsndfile ends by itself.
+    """
+
+    reader: soundfile.SoundFile
+    tells_length: bool
+    mpeg: Frame | None
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[_Opened]:
     if not file.seek(0, io.SEEK_END):
         raise AudioError(
             f"recording {name!r} is empty: got 0 bytes, expected audio. Fetch the file again."
         )
     _check_whole(file, name)
+    mpeg, open_ended = first_frame(file), with_open_length(file)
+    guessed = mpeg is not None and not mpeg[1].is_layer_3
     file.seek(0)
     try:
-        with _ForwardReader(_Source(file)) as reader:
+        with _ForwardReader(_Source(open_ended or file)) as reader:
             _check_rate(reader.samplerate, name)
-            for block in _read_all(reader, name):
-                yield block, int(reader.samplerate)
+            tells = open_ended is None and not guessed and reader.frames < _UNKNOWN_LENGTH
+            yield _Opened(reader, tells, mpeg[1] if mpeg and open_ended is None else None)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"recording {name!r} cannot be decoded: got {_reason(error)}, expected wav, flac, ogg, "
@@ -244,8 +284,17 @@ def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float
         ) from error
 
 
-def _read_all(reader: soundfile.SoundFile, name: str) -> Iterator[NDArray[np.float32]]:
-    frames = 0
+def _decode_blocks(file: BinaryIO, name: str) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Blocks (frames, channels), at least one of at least a frame, each with the sample rate."""
+    with _opened(file, name) as opened:
+        for block in _read_all(opened, name):
+            yield block, int(opened.reader.samplerate)
+        if opened.mpeg is not None:
+            _check_over(file, opened.mpeg, name)
+
+
+def _read_all(opened: _Opened, name: str) -> Iterator[NDArray[np.float32]]:
+    reader, frames = opened.reader, 0
     while True:
         block = reader.read(
             max(1, _BLOCK_SAMPLES // reader.channels), dtype="float32", always_2d=True
@@ -264,7 +313,7 @@ def _read_all(reader: soundfile.SoundFile, name: str) -> Iterator[NDArray[np.flo
         raise AudioError(
             f"recording {name!r} has no samples: got 0, expected at least 1. Fetch the file again."
         )
-    if frames < reader.frames < _UNKNOWN_LENGTH:
+    if opened.tells_length and frames < reader.frames:
         raise _truncated(name, f"{frames:,} samples", f"{reader.frames:,}")
 
 
@@ -308,6 +357,16 @@ def _check_whole(file: BinaryIO, name: str) -> None:
                 raise _truncated(name, f"{there:,} bytes of samples", f"{promised:,}")
             return
         position += promised + promised % 2
+
+
+def _check_over(file: BinaryIO, like: Frame, name: str) -> None:
+    """Refuse MPEG audio that goes on where its header says that it ends."""
+    if frames_after(file, file.tell(), like, _SPARE_FRAMES + 1) > _SPARE_FRAMES:
+        raise AudioError(
+            f"recording {name!r} is longer than its header says: got more frames behind its end, "
+            "expected none. It was put together of several, or is no mp3 but an older format; "
+            "convert it to wav."
+        )
 
 
 def _truncated(name: str, got: str, promised: str) -> AudioError:

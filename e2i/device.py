@@ -30,3 +30,18 @@ def resolve_device(name: str) -> torch.device:
         )
         raise ConfigError(message) from error
     return device
+
+
+def resolve_devices(names: str) -> tuple[torch.device, ...]:
+    """The torch devices of one name or several, in the order given.
+
+    Args:
+        names: separated by commas, where one may stand twice; `auto` is every CUDA device that
+            this process sees, else what `resolve_device` says.
+
+    Raises:
+        ConfigError: as `resolve_device`.
+    """
+    if names == "auto" and torch.cuda.is_available():
+        return tuple(torch.device("cuda", n) for n in range(torch.cuda.device_count()))
+    return tuple(resolve_device(name) for name in names.split(","))

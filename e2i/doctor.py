@@ -105,10 +105,10 @@ def check_packages(packages: Sequence[Package]) -> Check:
 
 
 def check_device(device: str) -> Check:
-    """Which accelerators torch sees, and whether the one asked for is among them."""
+    """Which accelerators torch sees, and whether those asked for are among them."""
     import torch  # noqa: PLC0415 - takes seconds, and not every check needs it
 
-    from e2i.device import resolve_device  # noqa: PLC0415
+    from e2i.device import resolve_devices  # noqa: PLC0415
     from e2i.errors import ConfigError  # noqa: PLC0415
 
     seen = [
@@ -119,11 +119,11 @@ def check_device(device: str) -> Check:
     seen += ["mps"] if torch.backends.mps.is_available() else []
     shown = ", ".join([*seen, f"cpu ({torch.get_num_threads()} threads)"])
     try:
-        chosen = resolve_device(device)
+        chosen = resolve_devices(device)
     except ConfigError:
         return Check("device", "problem", f"{device} cannot be used; {shown}", "Use --device auto.")
-    found = f"{chosen} will be used; {shown}"
-    if chosen.type == "cpu" and device == "auto":
+    found = f"{', '.join(map(str, chosen))} will be used; {shown}"
+    if chosen[0].type == "cpu" and device == "auto":
         return Check("device", "ok", f"{found}; large encoders are slow without an accelerator")
     return Check("device", "ok", found)
 

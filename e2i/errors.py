@@ -29,6 +29,8 @@ built-in that it is, so that callers may catch either.
     │   └── CheckpointNotFoundError (FileNotFoundError)
     ├── ReportError (ValueError)                 stored scores cannot be read
     │   └── ReportNotFoundError (FileNotFoundError)
+    ├── PublishError (ValueError)                what is published is not as it should be
+    │   └── NothingPublishedError (FileNotFoundError)
     ├── SeenClipsError (ValueError)              evaluation on clips that training has seen
     ├── RetrievalInputError (ValueError)         similarity and positives do not make a task
     └── RunFailedError (RuntimeError)            a run ended with work undone; what is stored stays
@@ -143,6 +145,14 @@ class ReportError(E2IError, ValueError):
 
 class ReportNotFoundError(ReportError, FileNotFoundError):
     """There are no such scores."""
+
+
+class PublishError(E2IError, ValueError):
+    """What is published, or is to be, is not as it should be."""
+
+
+class NothingPublishedError(PublishError, FileNotFoundError):
+    """Nothing is published in this store."""
 
 
 class SeenClipsError(E2IError, ValueError):

@@ -4,6 +4,8 @@
 <store>/embeddings/<split>        the cache of one split
 <store>/checkpoints               projection heads
 <store>/reports                   scores and what they were made of
+<store>/published.json            which checkpoint and caches are in use
+<store>/published                 copies of the checkpoints that were published, and their scores
 <store>/logs                      what training and evaluation logged
 """
 

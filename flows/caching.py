@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
-
-from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.metadata_file import CSV_FOLDER, split_named_in
 from e2i.encoders.config import EncodersConfig
+from e2i.encoders.places import encoder_places
 from e2i.images.config import ImagesConfig
 from e2i.store_layout import join_url, split_url
+from flows.chunk_threads import CHUNK_RUNNER, chunk_threads
+from flows.flow_setup import flow
 from flows.parameters import EmbeddingImagesConfig, HubOptions
 from flows.run_record import RunRecord, name_run
+from flows.runner_parameters import RunnerConfig
 from flows.summary import RunSummary
+from flows.task_runners import chunk_runner
 from tasks.embedding import (
     finish_embedding,
     gather_chunks,
     plan_embedding,
     put_off,
+    raise_failed,
     submit_chunks,
     unvisited,
 )
@@ -41,10 +43,6 @@ def default_cache_url(source: MetadataConfig) -> str:
     )
 
 
-# Two chunks in flight: one is encoded while the next is read and decoded.
-CHUNK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
-
-
 def embed_split(
     source: MetadataConfig,
     cache_url: str,
@@ -56,14 +54,18 @@ def embed_split(
     split = plan_embedding(source, cache_url, encoders, cache)
     if mirror is not None:
         mirror.begin(split.plan.clips, split.plan.captions)
-    with Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage:
+    with (
+        chunk_threads(encoder_places(encoders)),
+        Stage(split.stage, split.total, "clips and captions", split.artifact_key) as stage,
+    ):
         chunks = submit_chunks(cache_url, split, encoders)
-        done = gather_chunks(chunks, stage)
+        done, errors = gather_chunks(chunks, stage)
         if done.pop("put_off", 0):
-            left = put_off(split, chunks)
-            done.update(
-                gather_chunks(submit_chunks(cache_url, left, encoders, claimed=True), stage)
-            )
+            others = submit_chunks(cache_url, put_off(split, chunks), encoders, claimed=True)
+            more, more_errors = gather_chunks(others, stage)
+            done.update(more)
+            errors += more_errors
+        raise_failed(errors, len(chunks))
         stage.outcome = split.outcome(done)
     return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
 
@@ -96,6 +98,7 @@ def cache_embeddings(
     with_images: bool = False,
     images: EmbeddingImagesConfig = EmbeddingImagesConfig(),
     hub: HubOptions = HubOptions(),
+    runner: RunnerConfig = RunnerConfig(),
 ) -> RunSummary:
     """Embed the recordings and captions of one split, once each, and store them.
 
@@ -107,10 +110,12 @@ def cache_embeddings(
         with_images: Fold the embeddings into pseudo-images too.
         images: How embeddings become pseudo-images.
         hub: Where on the Hugging Face Hub the cache is mirrored to.
+        runner: What runs the chunks.
     """
     record = RunRecord()
     cache_url = cache_dir or default_cache_url(source)
-    with RunMirror(cache_url, hub) as mirror:
+    places = (source.metadata or "", source.audio_root or "", cache_url)
+    with chunk_runner(runner, *places), RunMirror(cache_url, hub) as mirror:
         record.add(embed_split(source, cache_url, encoders, cache, mirror))
         record.locations["cache"] = cache_url
         if with_images:
@@ -131,6 +136,7 @@ def cache_images(
     images: ImagesConfig = ImagesConfig(),
     hub: HubOptions = HubOptions(),
     include_embeddings: bool = False,
+    runner: RunnerConfig = RunnerConfig(),
 ) -> RunSummary:
     """Fold the cached embeddings into pseudo-images and store them as PNGs.
 
@@ -139,10 +145,11 @@ def cache_images(
         images: How embeddings become pseudo-images.
         hub: Where on the Hugging Face Hub they are mirrored to.
         include_embeddings: Mirror the embeddings as well.
+        runner: What renders them.
     """
     record = RunRecord()
     record.locations["cache"] = cache_dir
-    with RunMirror(cache_dir, hub) as mirror:
+    with chunk_runner(runner, cache_dir), RunMirror(cache_dir, hub) as mirror:
         _add_images(record, cache_dir, images, mirror)
         record.add(mirror.finish(images, cache=include_embeddings, snapshot=include_embeddings))
         record.locations |= mirror.locations

@@ -80,16 +80,44 @@ COMMANDS: dict[str, Command] = {
         "EvalProjectionParameters",
         "flows.learning:eval_projection",
     ),
+    "finetune": Command(
+        "train the encoders themselves, with heads behind them",
+        "FinetuneParameters",
+        "flows.finetuning:finetune",
+    ),
     "compare": Command(
         "whether two evaluations of the same clips differ by more than luck",
         "CompareParameters",
         "flows.compare_command:compare",
         needs_prefect=False,
     ),
+    "wandb-dashboard": Command(
+        "create the dashboard of a Weights & Biases project",
+        "WandbDashboardParameters",
+        "flows.dashboard_command:create",
+        needs_prefect=False,
+    ),
+    "publish": Command(
+        "put a checkpoint in use, take it back, or show what is in use",
+        "PublishParameters",
+        "flows.publish_command:publish",
+        needs_prefect=False,
+    ),
+    "reevaluate": Command(
+        "whether what is published is still as good as it was",
+        "ReevaluateParameters",
+        "flows.reevaluating:reevaluate",
+    ),
     "doctor": Command(
         "say what is missing before a long run",
         "DoctorParameters",
         "flows.doctor_command:run_doctor",
+        needs_prefect=False,
+    ),
+    "setup-blocks": Command(
+        "credentials of this environment into Prefect blocks, for runs on workers",
+        "SetupBlocksParameters",
+        "flows.blocks_command:setup_blocks",
         needs_prefect=False,
     ),
     "cache info": Command(

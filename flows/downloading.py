@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from prefect import flow
-
 from e2i.datasets.download_config import DownloadConfig
 from e2i.datasets.metadata_file import AUDIO_FOLDER, CSV_FOLDER
 from e2i.hub.config import DEFAULT_REPO
 from e2i.store_layout import join_url
+from flows.flow_setup import flow
 from flows.parameters import DATA_ROOT
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary

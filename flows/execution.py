@@ -63,12 +63,15 @@ def _run(command: Command, options: Options) -> RunSummary:
     _choose_logging(options.output)
     from flows.bars import progress_on_stderr
     from flows.private_server import ensure_server, flush_events
+    from flows.server_watch import CLIENT_SETTINGS, ServerWatch
 
     sink = progress_on_stderr(quiet=options.output.no_progress)
     with ensure_server() as server:
         with sink.waiting("starting Prefect"):
             if not server.private:
                 check_server(server.url)
+                for setting, value in CLIENT_SETTINGS.items():
+                    os.environ.setdefault(setting, value)
             flow = _load(command.runs)
             from tasks.progress import install_sink
 
@@ -79,7 +82,8 @@ def _run(command: Command, options: Options) -> RunSummary:
             for name in type(options.parameters).model_fields
         }
         try:
-            return flow(**parameters)
+            with ServerWatch(server.url):
+                return flow(**parameters)
         finally:
             sink.close()
             if not flush_events():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect import flow
-
 from e2i.cache.config import CacheConfig
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.download_config import DownloadConfig
@@ -18,7 +16,9 @@ from e2i.retrieval.config import EvaluationConfig
 from e2i.store_layout import StoreLayout, clotho_metadata_url, join_url
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
-from flows.caching import CHUNK_RUNNER, embed_split, render_cache
+from flows.caching import embed_split, render_cache
+from flows.chunk_threads import CHUNK_RUNNER
+from flows.flow_setup import flow
 from flows.parameters import (
     CHECKPOINT_NAME,
     CNN_HEADS,
@@ -26,13 +26,17 @@ from flows.parameters import (
     DATA_ROOT,
     VISION_CHECKPOINT_NAME,
     DatasetName,
+    Placement,
 )
 from flows.run_record import RunRecord, name_run, started_at
+from flows.runner_parameters import RunnerConfig
 from flows.summary import RunSummary
+from flows.task_runners import chunk_runner
 from tasks.datasets import generate_dataset
 from tasks.downloading import download_dataset, find_lacking_splits
 from tasks.evaluating import ScoreFiles, evaluate
 from tasks.learning import train
+from tasks.pooled import embed_on_pool, train_on_pool
 from tasks.rendering import draw_sheet
 from tasks.reports import ReportedModel, write_report
 
@@ -81,6 +85,8 @@ def full_pipeline(
     vision_training: TrainingConfig = CNN_TRAINING,
     evaluation: EvaluationConfig = EvaluationConfig(),
     tracking: TrackingConfig = TrackingConfig(log_dir=""),
+    runner: RunnerConfig = RunnerConfig(),
+    placement: Placement = "here",
 ) -> RunSummary:
     """Embed, render, train and evaluate one data set.
 
@@ -100,7 +106,11 @@ def full_pipeline(
         vision_training: How they are trained.
         evaluation: How retrieval is evaluated.
         tracking: Where the run is logged; by default below the store.
+        runner: What runs the chunks of embedding and rendering.
+        placement: 'here': every step in this run; 'pools': embedding and training as runs of their
+            own on the work pool of GPUs.
     """
+    on_pools = placement == "pools"
     layout = StoreLayout(store_url)
     record = RunRecord()
     data_url = layout.data_url(dataset)
@@ -108,10 +118,16 @@ def full_pipeline(
         record.add(generate_dataset(data_url, soundscapes))
     elif (lacking := find_lacking_splits(data_url, download)) is not None:
         record.add(download_dataset(data_url, lacking))
-    for split in SPLITS:
-        source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
-        record.add(embed_split(source, layout.cache_url(split), encoders, cache))
-        record.add(render_cache(layout.cache_url(split), images))
+    with chunk_runner(runner, store_url):
+        for split in SPLITS:
+            source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
+            cache_url = layout.cache_url(split)
+            if on_pools:
+                record.add(embed_on_pool(source, cache_url, encoders, cache, runner))
+            else:
+                record.add(embed_split(source, cache_url, encoders, cache))
+        for split in SPLITS:  # once all are there: one's images may need another's statistics
+            record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     sheet_url = draw_sheet(evaluation_cache, images)
@@ -121,7 +137,7 @@ def full_pipeline(
     models: list[ReportedModel] = []
     metrics: Metrics = {}
     for arm in arms:
-        trained = train(
+        trained = (train_on_pool if on_pools else train)(
             [development],
             layout.cache_url("validation"),
             layout.checkpoints_url,
@@ -136,7 +152,7 @@ def full_pipeline(
             trained.checkpoint_url,
             evaluation,
             tracking,
-            device=arm.training.device,
+            device="auto" if on_pools else arm.training.device,
             label=arm.label,
             files=ScoreFiles(layout.reports_url),
         )
@@ -156,7 +172,7 @@ def full_pipeline(
         source=MetadataConfig(
             metadata=clotho_metadata_url(data_url, "evaluation"), split="evaluation"
         ),
-        device=training.device,
+        device="auto" if on_pools else training.device,
         date=started_at(),
     )
     record.locations |= {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from e2i.heads.config import HeadsConfig
@@ -12,7 +11,8 @@ from e2i.retrieval.config import EvaluationConfig, RankingConfig, ScoreFilesConf
 from e2i.sweep.sweep_file import read_sweep
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
-from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE
+from flows.flow_setup import flow
+from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE, CheckpointName
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from flows.sweeping import sweep_heads
@@ -28,6 +28,7 @@ def train_projection(
     val_cache_dir: str = "",
     eval_cache_dir: str = "",
     output_dir: str = "checkpoints",
+    checkpoint_name: CheckpointName = CHECKPOINT_NAME,
     sweep: str = "",
     heads: HeadsConfig = HeadsConfig(),
     training: TrainingConfig = TrainingConfig(),
@@ -44,6 +45,7 @@ def train_projection(
         eval_cache_dir: Of a sweep: cache that its winners are scored on; default: 'evaluation'
             beside the training cache, if it is there; else a part of the training clips.
         output_dir: Folder or URL that the checkpoint is written to.
+        checkpoint_name: File name of the checkpoint there, *.safetensors.
         sweep: YAML, TOML or JSON file or URL that says which heads are compared: many trainings in
             place of one, as the flow e2i-sweep makes them.
         heads: What the projection heads look like.
@@ -67,7 +69,7 @@ def train_projection(
         caches,
         val_cache_dir,
         output_dir,
-        CHECKPOINT_NAME,
+        checkpoint_name,
         heads,
         training,
         tracking,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import tyro
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, StringConstraints, WithJsonSchema, model_validator
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -20,6 +20,7 @@ from e2i.encoders.config import EncodersConfig
 from e2i.heads.config import HeadsConfig
 from e2i.hub.config import DEFAULT_REPO, HubConfig
 from e2i.images.config import ImagesConfig
+from e2i.reevaluation.config import ReevaluationConfig
 from e2i.retrieval.config import (
     ComparisonConfig,
     EvaluationConfig,
@@ -28,18 +29,24 @@ from e2i.retrieval.config import (
 )
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
+from e2i.training.finetune.config import PRESETS, FinetuneConfig
+from flows.blocks_parameters import SetupBlocksParameters  # noqa: F401 - found here by name
+from flows.dashboard_parameters import WandbDashboardParameters  # noqa: F401 - found by name
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
+from flows.runner_parameters import RunnerConfig
 
 DATA_ROOT = "~/data/CLOTHO_v2.1"
 TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
 DATASETS = ("clotho", "soundscapes")
 DatasetName = Literal["clotho", "soundscapes"]
+Placement = Literal["here", "pools"]
 # Options of such a concern keep their bare names on the command line (`--audio-encoder`); where two
 # concerns share a name, as in the full pipeline, theirs carry the concern's (`--training.device`).
 _Bare = tyro.conf.arg(name="")
 
 CHECKPOINT_NAME = "projection_heads.safetensors"
 VISION_CHECKPOINT_NAME = "projection_heads_vision.safetensors"
+CheckpointName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.+=@-]*\.safetensors$")]
 
 
 CNN_HEADS = HeadsConfig(input_type="vision", vision_image_size="native", dropout=0.3)
@@ -75,6 +82,13 @@ class PipelineParameters(Configuration):
     vision_training: TrainingConfig = CNN_TRAINING
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
+    placement: Placement = Field(
+        "here",
+        description="'here': every step in this run; 'pools': embedding and training as runs of "
+        "their own on the work pool e2i-gpu, the rest here. That needs a Prefect server with the "
+        "deployments of `make deploy`, workers for both pools, and a store that all reach.",
+    )
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 DEMO = PipelineParameters(
@@ -113,10 +127,21 @@ _SECRET = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
+# Prefect stores and shows what a run of a deployment is given, so its form takes no token.
+_IN_NO_FORM = WithJsonSchema(
+    {
+        "type": "null",
+        "title": "Hf Token",
+        "description": "Not here, where it would be stored: a run takes it from the Prefect block "
+        "e2i-hub or from HF_TOKEN.",
+    }
+)
+
+
 class HubOptions(HubConfig):
     """The same, with a token that can be typed and is not shown."""
 
-    hf_token: Annotated[SecretStr | None, _SECRET] = Field(
+    hf_token: Annotated[SecretStr | None, _SECRET, _IN_NO_FORM] = Field(
         default=None, description=HubConfig.model_fields["hf_token"].description
     )
 
@@ -138,6 +163,7 @@ class CacheEmbeddingsParameters(Configuration):
     )
     images: Annotated[EmbeddingImagesConfig, _Bare] = EmbeddingImagesConfig()
     hub: Annotated[HubOptions, _Bare] = HubOptions()
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class CacheImagesParameters(Configuration):
@@ -151,6 +177,7 @@ class CacheImagesParameters(Configuration):
         description="Mirror the embeddings as well: shards, manifest, and the tensors of the "
         "original's form where they are stored.",
     )
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class TrainProjectionParameters(Configuration):
@@ -179,6 +206,9 @@ class TrainProjectionParameters(Configuration):
     )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
+    )
+    checkpoint_name: CheckpointName = Field(
+        CHECKPOINT_NAME, description="File name of the checkpoint there, *.safetensors."
     )
     sweep: str = Field(
         "",
@@ -248,6 +278,43 @@ class EvalProjectionParameters(Configuration):
         return self
 
 
+class FinetuneParameters(Configuration):
+    """Train PaSST, a text model and a head behind each, end to end; keep the best epoch."""
+
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig(
+        metadata=f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv"
+    )
+    val_metadata: str = Field(
+        "",
+        description="Caption file to choose the epoch by; default: the one of the split "
+        "'validation' beside --metadata, if it is there; else a part of the clips.",
+    )
+    test_metadata: str = Field(
+        "",
+        description="Caption file to test the best epoch on; default: the one of the split "
+        "'evaluation' beside --metadata; else a part of the clips, where validation is one.",
+    )
+    output_dir: str = Field(
+        "checkpoints",
+        min_length=1,
+        description="Folder or URL of finetune_<model type>.safetensors (the best epoch) and "
+        "finetune_<model type>_last.safetensors.",
+    )
+    waveform_dir: str = Field(
+        "",
+        description="Folder or URL that decoded recordings are kept in, 16 bits at the encoder's "
+        "rate (64 kB a second); default: waveforms below the data set.",
+    )
+    finetuning: Annotated[FinetuneConfig, _Bare] = FinetuneConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+
+def finetune_defaults(preset: str) -> FinetuneParameters:
+    """The defaults of `finetune` under a preset; of an unknown one those without."""
+    known = preset if preset in PRESETS else "none"
+    return FinetuneParameters(finetuning=FinetuneConfig.model_validate({"preset": known}))
+
+
 class CompareParameters(Configuration):
     """Say whether two evaluations of the same clips differ by more than luck."""
 
@@ -263,6 +330,57 @@ class CompareParameters(Configuration):
         "reports", min_length=1, description="Folder or URL of the records of checkpoints."
     )
     comparison: Annotated[ComparisonConfig, _Bare] = ComparisonConfig()
+
+
+class PublishParameters(Configuration):
+    """Put a checkpoint in use, take it back, or show what is in use."""
+
+    store_url: str = Field(
+        DATA_ROOT,
+        min_length=1,
+        description="Folder or URL of the store: published.json says there what is in use.",
+    )
+    checkpoint: str = Field(
+        "",
+        description="Checkpoint file or URL; it is copied into the store. Default: "
+        f"checkpoints/{CHECKPOINT_NAME} in the store.",
+    )
+    cache_dir: str = Field(
+        "",
+        description="Cache that it is evaluated on, now and later; default: embeddings/evaluation "
+        "in the store. Caches that it was trained on are looked for beside it.",
+    )
+    rollback: bool = Field(
+        False, description="Put in use again what the published one took the place of."
+    )
+    show: bool = Field(False, description="Show what is in use, and change nothing.")
+    device: str = Field("auto", min_length=1, description="auto, cpu, cuda, cuda:<n> or mps.")
+
+    @model_validator(mode="after")
+    def _do_one_thing(self) -> Self:
+        asked = [n for n in ("checkpoint", "rollback", "show") if getattr(self, n)]
+        if len(asked) > 1:
+            message = (
+                f"{' and '.join(asked)} exclude each other: got {len(asked)} of them, expected one "
+                "at most. Leave the others out."
+            )
+            raise ValueError(message)
+        return self
+
+
+class ReevaluateParameters(Configuration):
+    """Evaluate what is published on today's recordings, by today's code; fail where it dropped."""
+
+    store_url: str = Field(
+        DATA_ROOT, min_length=1, description="Folder or URL of the store that it is published in."
+    )
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
+    encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
+    cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    reevaluation: Annotated[ReevaluationConfig, _Bare] = ReevaluationConfig()
+    evaluation: Annotated[EvaluationConfig, _Bare] = EvaluationConfig()
+    comparison: Annotated[ComparisonConfig, _Bare] = ComparisonConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
 
 
 class DownloadEmbeddingsParameters(Configuration):
@@ -309,6 +427,7 @@ class CacheRepairParameters(Configuration):
     source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
     encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
     cache: Annotated[CacheConfig, _Bare] = CacheConfig()
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 class CacheCompactParameters(Configuration):

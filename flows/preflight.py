@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from e2i.configuration import Configuration
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, missing_audio_weights, text_settings
-from e2i.errors import RunFailedError
+from e2i.errors import ConfigError, RunFailedError
 from e2i.hub.source import find_cache
 from e2i.sweep.sweep_file import read_sweep
+from e2i.training.finetune.config import FinetuneConfig
 from flows.doctor_parameters import DoctorParameters
 from flows.parameters import (
     CacheRepairParameters,
     DownloadEmbeddingsParameters,
+    ReevaluateParameters,
     TrainProjectionParameters,
 )
+from flows.prefect_setup import read_setup
+from flows.runner_parameters import RunnerConfig, check_runner
 
 SERVER_LIMIT_S = 3.0
 SERVER_ATTEMPTS = 3
@@ -35,8 +43,12 @@ def check_call(parameters: Configuration) -> None:
         CacheError: what is to be downloaded is not there, or not whole.
         StorageError: where it is kept does not answer, or refuses.
     """
-    # The doctor is there to say what cannot be had; a repair takes the cache's own encoders.
-    if isinstance(parameters, DoctorParameters | CacheRepairParameters):
+    runner = getattr(parameters, "runner", None)
+    if isinstance(runner, RunnerConfig):
+        check_runner(runner, _texts(parameters))
+        _check_reachable(runner)
+    # The doctor is there to say what cannot be had; these others take the cache's own encoders.
+    if isinstance(parameters, DoctorParameters | CacheRepairParameters | ReevaluateParameters):
         return
     if isinstance(parameters, DownloadEmbeddingsParameters):
         find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)
@@ -44,12 +56,42 @@ def check_call(parameters: Configuration) -> None:
         read_sweep(parameters.sweep)
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
+        if isinstance(value, FinetuneConfig):
+            value = value.encoders(value.device)
         if isinstance(value, EncodersConfig):
             text_settings(value)
             missing = missing_audio_weights(value)
             if missing is not None:
                 sys.stderr.write(f"Fetching {missing.url} to {missing.path} (once)\n")
             audio_settings(value)
+
+
+def _check_reachable(runner: RunnerConfig) -> None:
+    """Refuse workers on other machines without a Prefect server that they reach.
+
+    Raises:
+        ConfigError: none is set up, and a private one listens on this machine alone.
+    """
+    address = runner.task_runner_address
+    if not address or address == "auto" or read_setup(os.environ, Path()).api_url:
+        return
+    host = urlsplit(address if "://" in address else f"//{address}").hostname
+    if host not in {"127.0.0.1", "localhost", "::1"}:
+        raise ConfigError(
+            f"the workers cannot report to a server of this machine alone: got "
+            f"--task-runner-address {address} and no Prefect server set up, expected one that they "
+            "reach. Start one, and set PREFECT_API_URL here and on the workers."
+        )
+
+
+def _texts(parameters: Configuration) -> Iterator[str]:
+    """All texts among the parameters, whatever they mean."""
+    for name in type(parameters).model_fields:
+        value = getattr(parameters, name)
+        if isinstance(value, Configuration):
+            yield from _texts(value)
+        elif isinstance(value, str):
+            yield value
 
 
 def check_server(api_url: str) -> None:

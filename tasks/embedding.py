@@ -26,11 +26,13 @@ from e2i.datasets.tabular import read_metadata
 from e2i.decoding.pool import WaveformLoader
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
+from e2i.encoders.places import Place, encoder_places, taken_place
 from e2i.errors import RunFailedError, is_transient
 from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
+from tasks.remote import cancel, outcome_of, runs_elsewhere
 
 T = TypeVar("T")
 
@@ -88,8 +90,11 @@ class SplitPlan:
 
 
 def unvisited(parameter: T) -> T:
-    """A task's parameter that Prefect does not search for futures, clip by clip."""
-    return cast("T", quote(parameter))
+    """A task's parameter that Prefect does not search for futures, clip by clip.
+
+    On their way to other processes, quotes would arrive as plain tuples.
+    """
+    return parameter if runs_elsewhere() else cast("T", quote(parameter))
 
 
 def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
@@ -100,7 +105,6 @@ def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -148,7 +152,6 @@ def _run_going_on() -> str:
 @task(
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
-    tags=["embed", "audio"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -166,24 +169,26 @@ def embed_audio(
     if not (claimed or _claimed_by_this_run(cache_url, chunk)):
         return dict(PUT_OFF)
     loader = WaveformLoader(encoders.resampler, encoders.decode_workers, encoders.decode_timeout)
-    result = embed_audio_chunk(
-        Folder(cache_url),
-        Folder(audio_root_url),
-        chunk,
-        load_audio_encoder(encoders, store_windows=chunk.stamp.store_windows),
-        loader,
-        decoders=loader.at_once,
-        progress=lambda count: progress_sink().advance(stage, count),
-        stop=lambda: run in _stopping,
-    )
-    _log(result, "clips")
+    with taken_place(encoder_places(encoders), chunk.index) as place:
+        windows = chunk.stamp.store_windows
+        result = embed_audio_chunk(
+            Folder(cache_url),
+            Folder(audio_root_url),
+            chunk,
+            load_audio_encoder(encoders, store_windows=windows, place=place),
+            loader,
+            measure=loader.measure,
+            decoders=loader.at_once,
+            progress=lambda count: progress_sink().advance(stage, count),
+            stop=lambda: run in _stopping,
+        )
+    _log(result, "clips", place)
     return {"embedded": result.embedded, "reused": result.reused + result.discarded}
 
 
 @task(
     name="embed-text",
     task_run_name="{stage}: text chunk {chunk.index}",
-    tags=["embed", "text"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -199,24 +204,25 @@ def embed_text(
     run = _run_going_on()
     if not (claimed or _claimed_by_this_run(cache_url, chunk)):
         return dict(PUT_OFF)
-    result = embed_text_chunk(
-        Folder(cache_url),
-        chunk,
-        load_text_encoder(encoders),
-        progress=lambda count: progress_sink().advance(stage, count),
-        stop=lambda: run in _stopping,
-    )
-    _log(result, "captions")
+    with taken_place(encoder_places(encoders), chunk.index) as place:
+        result = embed_text_chunk(
+            Folder(cache_url),
+            chunk,
+            load_text_encoder(encoders, place=place),
+            progress=lambda count: progress_sink().advance(stage, count),
+            stop=lambda: run in _stopping,
+        )
+    _log(result, "captions", place)
     return {
         "captions_embedded": result.embedded,
         "captions_reused": result.reused + result.discarded,
     }
 
 
-def _log(result: ChunkResult, unit: str) -> None:
+def _log(result: ChunkResult, unit: str, place: Place) -> None:
     get_run_logger().info(
-        "%d %s embedded, %d found stored, %d failed, %.1f s",
-        *(result.embedded, unit, result.reused + result.discarded, len(result.failed)),
+        "%d %s embedded on %s, %d found stored, %d failed, %.1f s",
+        *(result.embedded, unit, place, result.reused + result.discarded, len(result.failed)),
         result.seconds,
     )
 
@@ -248,10 +254,14 @@ def submit_chunks(
 
 
 def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) -> SplitPlan:
-    """The split with those chunks alone that another run was at, once all are gathered."""
+    """The split with those chunks alone that another run was at, once all are gathered.
+
+    Where the run is stopping, those are left to the next one.
+    """
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
-    outcomes = [future.result(raise_on_failure=False) for future in futures]
+    stopping = (flow_run.get_id() or "") in _stopping
+    outcomes = [None if stopping else outcome_of(future) for future in futures]
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
@@ -261,42 +271,52 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     return replace(split, plan=plan)
 
 
-def gather_chunks(futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage) -> Counter[str]:
-    """Wait for all chunks and add their counts up; one that fails does not stop the others.
+def gather_chunks(
+    futures: Sequence[PrefectFuture[dict[str, int]]], stage: Stage
+) -> tuple[Counter[str], list[BaseException]]:
+    """Wait for all chunks; one that fails does not stop the others.
 
-    Raises:
-        RunFailedError: chunks failed; names how many, and the first reason.
+    Returns:
+        Their counts added up, and the errors of those that failed, the first to fail first.
     """
     run = flow_run.get_id() or ""
     counts: Counter[str] = Counter()
     errors: list[BaseException] = []
     try:
         for future in as_completed(list(futures)):
-            outcome = future.result(raise_on_failure=False)
+            outcome = outcome_of(future)
             if isinstance(outcome, BaseException):
                 errors.append(outcome)
                 if is_transient(outcome):
                     # It was tried again for a minute: the others need not find out one by one.
                     _stopping.add(run)
+                    cancel(futures)
                 continue
             counts.update(outcome)
             if outcome != PUT_OFF:
-                stage.settle(sum(outcome.values()))
+                stage.settle(sum(outcome.values()), told=not runs_elsewhere())
     except BaseException:
         _stopping.add(run)
         raise
+    return counts, errors
+
+
+def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
+    """Turn the errors of chunks, once all have been waited for, into one.
+
+    Raises:
+        RunFailedError: there are some; names how many, and the first reason.
+    """
     if errors:
         raise RunFailedError(
-            f"{len(errors)} of {len(futures)} chunks could not be embedded: got {errors[0]} "
+            f"{len(errors)} of {chunks} chunks could not be embedded: got {errors[0]} "
             "Run the same command again: what is stored is kept."
         ) from errors[0]
-    return counts
 
 
 @task(
     name="finish-cache",
     task_run_name="finish-cache",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

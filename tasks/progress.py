@@ -93,12 +93,32 @@ class Stage:
             self._artifact_id = created if isinstance(created, UUID) else None
         return self
 
-    def settle(self, count: int) -> None:
-        """`count` units are stored: the progress artifact moves on; call it from the flow only."""
+    def settle(self, count: int, *, told: bool = True) -> None:
+        """`count` units are stored: the progress artifact moves on; call it from the flow only.
+
+        Args:
+            count: since the last call.
+            told: whether the sink of this process has heard of them already.
+        """
         self._settled += count
+        if not told:
+            progress_sink().advance(self.name, count)
         if self._artifact_id is not None and self.total:
-            percent = min(100.0, 100.0 * self._settled / self.total)
-            update_progress_artifact(artifact_id=self._artifact_id, progress=percent)
+            update_progress_artifact(
+                artifact_id=self._artifact_id,
+                progress=min(100.0, 100.0 * self._settled / self.total),
+                description=self._so_far(time.monotonic() - self._started),
+            )
+
+    def _so_far(self, seconds: float) -> str:
+        """How far it is, how fast, and how long it will take at that rate."""
+        rate = self._settled / seconds if seconds > 0 else 0.0
+        text = f"{self.name}: {self._settled:,} of {self.total:,} {self.unit}"
+        if not rate:
+            return text
+        left_s = (self.total - self._settled) / rate
+        text = f"{text}, {rate:,.3g} a second"
+        return f"{text}, {in_words(left_s)} to go" if left_s > 0 else f"{text}, done"
 
     def __exit__(
         self,
@@ -113,3 +133,14 @@ class Stage:
             outcome = "stopped"
         progress_sink().finish(self.name, f"{outcome} in {seconds:.1f} s")
         get_run_logger().info("%s: %s in %.1f s", self.name, outcome, seconds)
+
+
+def in_words(seconds: float) -> str:
+    """A time for people: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"

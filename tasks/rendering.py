@@ -14,6 +14,7 @@ from e2i.images.render import render_images
 from e2i.report.sheet import SheetRow, contact_sheet
 from e2i.storage import Folder
 from e2i.store_layout import join_url
+from e2i.training.image_statistics import image_standardization
 from tasks.artifacts import sheet_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
@@ -24,7 +25,6 @@ SHEET_CLIPS = 12
 @task(
     name="render-images",
     task_run_name="render-{label}",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -43,6 +43,7 @@ def render_side(cache_url: str, side: Side, images: ImagesConfig, label: str) ->
             cache.audio if audio else cache.text,
             images,
             fingerprint=cache.audio_fingerprint if audio else cache.text_fingerprint,
+            standardization=image_standardization(cache_url, cache, side, images),
             progress=lambda count: progress_sink().advance(name, count),
         )
         stage.outcome = f"{counts.rendered} rendered, {counts.reused} were there"
@@ -57,7 +58,6 @@ def render_side(cache_url: str, side: Side, images: ImagesConfig, label: str) ->
 @task(
     name="draw-sheet",
     task_run_name="draw-sheet",
-    tags=["render"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -66,7 +66,7 @@ def draw_sheet(cache_url: str, images: ImagesConfig) -> str:
     folder = Folder(cache_url)
     cache = open_cache(folder).load()
     png = contact_sheet(
-        _rows(cache, images), title=f"{cache.dataset} {cache.split}: clip beside caption"
+        _rows(cache_url, cache, images), title=f"{cache.dataset} {cache.split}: clip beside caption"
     )
     target = folder.folder(images.images_dir)
     target.write("sheet.png", png)
@@ -74,13 +74,15 @@ def draw_sheet(cache_url: str, images: ImagesConfig) -> str:
     return join_url(target.url, "sheet.png")
 
 
-def _rows(cache: CachedEmbeddings, images: ImagesConfig) -> list[SheetRow]:
+def _rows(cache_url: str, cache: CachedEmbeddings, images: ImagesConfig) -> list[SheetRow]:
     """The first clips, each with its first caption."""
     clips = np.arange(min(SHEET_CLIPS, len(cache.clip_ids)))
     captions = np.array([int(np.argmax(cache.caption_clip == clip)) for clip in clips])
     native = images.model_copy(update={"image_size": "native", "image_mode": "nearest"})
-    audio = encode_images(cache.audio[clips], native).pixels
-    text = encode_images(cache.text[captions], native).pixels
+    by_audio = image_standardization(cache_url, cache, "audio", images)
+    by_text = image_standardization(cache_url, cache, "text", images)
+    audio = encode_images(cache.audio[clips], native, standardization=by_audio).pixels
+    text = encode_images(cache.text[captions], native, standardization=by_text).pixels
     return [
         SheetRow(cache.clip_ids[clip], cache.shown_caption(int(caption)), audio[row], text[row])
         for row, (clip, caption) in enumerate(zip(clips, captions, strict=True))

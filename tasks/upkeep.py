@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
-from pydantic import ValidationError
 
 from e2i.cache.header import read_header
-from e2i.cache.layout import SIDES
 from e2i.cache.prune import prune_cache
 from e2i.cache.repair import set_broken_aside
 from e2i.cache.verify import verify_cache
 from e2i.datasets.config import MetadataConfig
 from e2i.encoders.config import EncodersConfig
-from e2i.encoders.stored import as_stored
 from e2i.errors import ConfigError, RunFailedError
 from e2i.storage import Folder
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
+from tasks.stored_origin import stored_encoders
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class Found:
 @task(
     name="find-damage",
     task_run_name="find-damage",
-    tags=["cache"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -63,14 +60,7 @@ def find_damage(cache_url: str, source: MetadataConfig, encoders: EncodersConfig
             "the cache does not say what it was made from: got no manifest and no --metadata, "
             "expected one of them. Give the --metadata that `e2i cache-embeddings` was given."
         )
-    try:
-        stored = as_stored(encoders, header.audio.settings, header.text.settings)
-    except ValidationError as error:
-        audio, text = (header.side(side).settings.get("encoder") for side in SIDES)
-        raise ConfigError(
-            f"the cache was made with encoders that this version has not: got {audio!r}, {text!r}, "
-            "expected known ones. Use the version of e2i that made it."
-        ) from error
+    stored = stored_encoders(encoders, header)
     return Found(
         faults=tuple(f"{fault.name}: {fault.problem}" for fault in damage.report.faults),
         set_aside=len(damage.set_aside),
@@ -85,7 +75,6 @@ def find_damage(cache_url: str, source: MetadataConfig, encoders: EncodersConfig
 @task(
     name="clear-cache",
     task_run_name="clear-cache",
-    tags=["cache"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,14 +43,17 @@ class ChunkResult:
     seconds: float = 0.0
 
 
-_locks: dict[str, threading.Lock] = {}
+_locks: dict[int, threading.Lock] = {}
 _locks_guard = threading.Lock()
 
 
-def encoder_lock(fingerprint: str) -> threading.Lock:
-    """The lock under which an encoder runs: one forward at a time in this process."""
+def encoder_lock(encoder: object) -> threading.Lock:
+    """The lock under which an encoder runs: one forward at a time."""
     with _locks_guard:
-        return _locks.setdefault(fingerprint, threading.Lock())
+        if id(encoder) not in _locks:
+            _locks[id(encoder)] = threading.Lock()
+            weakref.finalize(encoder, _locks.pop, id(encoder))
+        return _locks[id(encoder)]
 
 
 def record_failures(

@@ -6,18 +6,18 @@ rows stored by somebody else in the meantime are found before anything is encode
 recordings decode while the encoder runs.
 
 Memory is bounded: small recordings are kept between hashing and decoding as far as there is room,
-large ones are never held whole, and no more are decoded ahead of the encoder than fit.
+large ones are never held whole, and no more are decoded ahead of the encoder than fit, by what
+their headers say that they will come to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Protocol
 
@@ -33,6 +33,7 @@ from e2i.cache.chunk_result import (
     record_failures,
     wrong_dimension,
 )
+from e2i.cache.decode_ahead import decoded_ahead
 from e2i.cache.failures import Failure, chunk_failures_name, read_failure_file
 from e2i.cache.header import SideSettings
 from e2i.cache.layout import FAILURES_NAME, shard_name
@@ -46,6 +47,7 @@ from e2i.cache.sources import (
     open_recording,
     read_recording,
 )
+from e2i.decoding.temporary import temporary_file
 from e2i.encoders.protocols import AudioEmbedding, AudioEncoder
 from e2i.errors import AudioError, CacheError, E2IError, is_transient
 from e2i.storage import FileInfo, Folder
@@ -58,7 +60,7 @@ _WHOLE_BYTES = 32 * 2**20
 
 _DECODERS = 2
 _SAMPLES_AHEAD = 64 * 2**20
-"""Decoded samples beyond which no further recording is begun, 256 MiB."""
+"""Decoded samples, 256 MiB, that wait for the encoder; a recording may be longer, but is alone."""
 
 _CLIPS_A_CALL = 16
 _SAMPLES_A_CALL = 16 * 2**20
@@ -78,7 +80,12 @@ class Waveform(Protocol):
 LoadWaveform = Callable[[bytes | BinaryIO, int, str], Waveform]
 """Decodes a recording to a waveform at a rate (Hz); the name is for messages. Raises AudioError.
 
-The recording comes as bytes or, where it is large, as an open file.
+The recording comes as bytes or as an open file.
+"""
+
+MeasureWaveform = Callable[[BinaryIO, int, str], int | None]
+"""How many samples `LoadWaveform` will come to, for an open file; None where its header does not
+tell. Raises AudioError.
 """
 
 
@@ -89,6 +96,7 @@ def embed_audio_chunk(
     encoder: AudioEncoder,
     load_waveform: LoadWaveform,
     *,
+    measure: MeasureWaveform | None = None,
     decoders: int = _DECODERS,
     progress: Progress | None = None,
     stop: Stop | None = None,
@@ -101,6 +109,8 @@ def embed_audio_chunk(
         chunk: as planned.
         encoder: the one that the chunk was planned for.
         load_waveform: decodes a recording; called from several threads at once.
+        measure: tells what a recording will come to, likewise. Without it recordings decode one by
+            one, as no one can tell how many fit.
         decoders: how many recordings to decode at once.
         progress: told of clips as they are done.
         stop: asked between calls of the encoder; True stores what is there and ends.
@@ -112,7 +122,9 @@ def embed_audio_chunk(
     """
     started = time.perf_counter()
     check_encoder(chunk.stamp, SideSettings.of(encoder))
-    work = _ChunkWork(audio_root, chunk.stamp, encoder, load_waveform, decoders, progress, stop)
+    work = _ChunkWork(
+        audio_root, chunk.stamp, encoder, load_waveform, measure, decoders, progress, stop
+    )
     recordings = work.read(chunk.clips)
     lacking = _not_stored(folder, chunk, recordings)
     reused = len(recordings) - len(lacking)
@@ -132,6 +144,36 @@ def embed_audio_chunk(
         else:
             result = replace(result, discarded=len(rows))
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def embed_recordings(
+    audio_root: Folder,
+    stamp: ShardStamp,
+    clips: Sequence[WantedClip],
+    encoder: AudioEncoder,
+    load_waveform: LoadWaveform,
+    *,
+    decoders: int = _DECODERS,
+) -> tuple[list[AudioRow], list[Failure]]:
+    """Embed recordings as a chunk does, and store nothing; the rows, and what failed.
+
+    Args:
+        audio_root: where they lie.
+        stamp: of the cache whose rows they are to be like.
+        clips: which.
+        encoder: the one that the stamp names.
+        load_waveform: decodes a recording; called from several threads at once.
+        decoders: how many recordings to decode at once.
+
+    Raises:
+        FingerprintMismatchError: the encoder is another one.
+        CacheError: embeddings have another length than the encoder says.
+        StorageError: the store refused.
+    """
+    check_encoder(stamp, SideSettings.of(encoder))
+    work = _ChunkWork(audio_root, stamp, encoder, load_waveform, decoders, None, None)
+    rows = work.embed(work.read(clips))
+    return rows, work.failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +221,7 @@ class _ChunkWork:
     stamp: ShardStamp
     encoder: AudioEncoder
     load_waveform: LoadWaveform
+    measure: MeasureWaveform | None
     decoders: int
     progress: Progress | None
     stop: Stop | None
@@ -205,7 +248,10 @@ class _ChunkWork:
         """Rows of the recordings that can be embedded, in the order given."""
         rows: list[AudioRow] = []
         batch: list[tuple[_Recording, Waveform]] = []
-        for recording, outcome in self._decoded(recordings):
+        decoded = decoded_ahead(
+            recordings, self._decode, decoders=self.decoders, samples=_SAMPLES_AHEAD
+        )
+        for recording, outcome in decoded:
             if isinstance(outcome, AudioError):
                 self._fail(recording.clip, recording.sha256, outcome, after_reading=True)
                 continue
@@ -234,47 +280,48 @@ class _ChunkWork:
             self._kept_bytes += len(data) if keep else 0
         return _Recording(clip, info, sha256, data if keep else None)
 
-    def _decoded(
-        self, recordings: Sequence[_Recording]
-    ) -> Iterator[tuple[_Recording, Waveform | AudioError]]:
-        """Recordings and their waveforms, decoded a few ahead."""
-        waiting = iter(recordings)
-        pool = ThreadPoolExecutor(self.decoders)
-        ahead: deque[tuple[_Recording, Future[Waveform]]] = deque()
-        try:
-            while True:
-                room = 2 * self.decoders - len(ahead) if _has_room(ahead) else 0
-                for following in itertools.islice(waiting, room):
-                    ahead.append((following, pool.submit(self._decode, following)))
-                if not ahead:
-                    return
-                recording, future = ahead.popleft()
-                error = future.exception()
-                if error is not None and not isinstance(error, AudioError):
-                    raise error
-                yield recording, error if error is not None else future.result()
-        finally:
-            # What a decoder has in hand is not waited for: a chunk that is to stop stores at once.
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _decode(self, recording: _Recording) -> Waveform:
+    def _decode(
+        self, recording: _Recording, wait_for_room: Callable[[int | None], None]
+    ) -> Waveform:
+        """The waveform of a recording, begun when there is room for it."""
         name, rate = recording.clip.audio_name, self.encoder.sample_rate
-        if recording.data is not None:
-            return self.load_waveform(recording.data, rate, name)
-        if recording.info.size_bytes > _WHOLE_BYTES:
-            with open_recording(self.audio_root, name, recording.info, recording.sha256) as file:
-                return self.load_waveform(file, rate, name)
+        large = recording.data is None and recording.info.size_bytes > _WHOLE_BYTES
+        with contextlib.ExitStack() as stack:
+            if large:
+                if self.audio_root.local_path is None:
+                    wait_for_room(None)  # its copy takes room too
+                source = stack.enter_context(
+                    open_recording(self.audio_root, name, recording.info, recording.sha256)
+                )
+                if self.audio_root.local_path is not None:
+                    wait_for_room(self._expected(source, name))
+                return self.load_waveform(source, rate, name)
+            data = recording.data if recording.data is not None else self._read_again(recording)
+            if self.measure is None:
+                wait_for_room(None)
+                return self.load_waveform(data, rate, name)
+            source = stack.enter_context(temporary_file(data))
+            wait_for_room(self._expected(source, name))
+            return self.load_waveform(source, rate, name)
+
+    def _expected(self, source: BinaryIO, name: str) -> int | None:
+        if self.measure is None:
+            return None
+        return self.measure(source, self.encoder.sample_rate, name)
+
+    def _read_again(self, recording: _Recording) -> bytes:
+        name = recording.clip.audio_name
         data = read_recording(self.audio_root, name)
         if hashlib.sha256(data).hexdigest() != recording.sha256:
             raise changed_meanwhile(name)
-        return self.load_waveform(data, rate, name)
+        return data
 
     def _encode(self, batch: Sequence[tuple[_Recording, Waveform]]) -> list[AudioRow]:
         """Rows of a batch; if the encoder refuses a waveform, the others go on without it."""
         if not batch:
             return []
         try:
-            with encoder_lock(self.stamp.fingerprint):
+            with encoder_lock(self.encoder):
                 made = self.encoder.encode([waveform.samples for _, waveform in batch])
         except AudioError as error:
             if len(batch) > 1:
@@ -348,12 +395,6 @@ class _ChunkWork:
         )
         self.failed_after_reading += after_reading
         self.tell(1)
-
-
-def _has_room(ahead: Iterable[tuple[_Recording, Future[Waveform]]]) -> bool:
-    """Whether the waveforms that wait for the encoder leave room for another one."""
-    done = [future for _, future in ahead if future.done() and future.exception() is None]
-    return sum(len(future.result().samples) for future in done) < _SAMPLES_AHEAD
 
 
 def _num_samples(batch: Sequence[tuple[_Recording, Waveform]]) -> int:

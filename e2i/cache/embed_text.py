@@ -116,7 +116,7 @@ def _encode(
         if stop is not None and stop():
             break
         texts = [caption.text for caption in captions[start : start + _CAPTIONS_A_CALL]]
-        with encoder_lock(stamp.fingerprint):
+        with encoder_lock(encoder):
             part = np.asarray(encoder.encode(texts), dtype=np.float32)
         if part.shape != (len(texts), stamp.dim):
             raise wrong_dimension(stamp, part.shape)

@@ -11,20 +11,20 @@ import atexit
 import contextlib
 import os
 import queue
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from e2i.audio import Waveform
 from e2i.decoding.mapping import map_waveform
 from e2i.decoding.process import DecodingProcess, NotBegunError
+from e2i.decoding.temporary import temporary_file
 from e2i.resampling import ResamplerName
-from e2i.storage import translation
 
 DEFAULT_TIMEOUT_S = 60.0
 _ATTEMPTS = 3
+_T = TypeVar("_T")
 
 
 def usable_cores() -> int:
@@ -78,28 +78,64 @@ class DecodingPool:
             StorageError: there is no room for temporary files.
         """
         with contextlib.ExitStack() as stack:
-            source = recording if not isinstance(recording, bytes) else _file(stack, recording)
-            target = _file(stack)
-            for attempt in range(_ATTEMPTS):
-                process = self._free.get()
-                try:
-                    if process is None:
-                        process = self._start()
-                    decoded = process.decode(
-                        source,
-                        target,
-                        sample_rate=sample_rate,
-                        name=name,
-                        resampler=resampler,
-                        timeout_s=timeout_s,
-                    )
-                    break
-                except NotBegunError:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-                finally:
-                    self._free.put(process if process and process.alive else None)
+            source = _opened(stack, recording)
+            target = stack.enter_context(temporary_file())
+            decoded = self._by_any(
+                lambda process: process.decode(
+                    source,
+                    target,
+                    sample_rate=sample_rate,
+                    name=name,
+                    resampler=resampler,
+                    timeout_s=timeout_s,
+                )
+            )
             return Waveform(map_waveform(target, decoded.samples), decoded.duration_s)
+
+    def measure(
+        self,
+        recording: bytes | BinaryIO,
+        sample_rate: int,
+        name: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> int | None:
+        """How many samples `load` will come to, by the header; None where that does not say.
+
+        Args:
+            recording: as for `load`.
+            sample_rate: rate wanted, in Hz.
+            name: what the recording is called, for messages.
+            timeout_s: how long it may take.
+
+        Raises:
+            AudioError: as `load`, where the header alone shows it.
+            RunFailedError: decoding processes cannot be started.
+            StorageError: there is no room for temporary files.
+        """
+        with contextlib.ExitStack() as stack:
+            source = _opened(stack, recording)
+            return self._by_any(
+                lambda process: process.measure(
+                    source, sample_rate=sample_rate, name=name, timeout_s=timeout_s
+                )
+            )
+
+    def _by_any(self, ask: Callable[[DecodingProcess], _T]) -> _T:
+        """What the first process that is free says; another one where it ended before it began."""
+        attempts = 0
+        while True:
+            process = self._free.get()
+            try:
+                if process is None:
+                    process = self._start()
+                return ask(process)
+            except NotBegunError:
+                attempts += 1
+                if attempts == _ATTEMPTS:
+                    raise
+            finally:
+                self._free.put(process if process and process.alive else None)
 
     def close(self) -> None:
         """End those that are idle; others are started when they are needed."""
@@ -159,13 +195,15 @@ class WaveformLoader:
             recording, sample_rate, name, resampler=self.resampler, timeout_s=self.timeout_s
         )
 
+    def measure(self, recording: bytes | BinaryIO, sample_rate: int, name: str) -> int | None:
+        """See `DecodingPool.measure`."""
+        return shared_pool(self.processes).measure(
+            recording, sample_rate, name, timeout_s=self.timeout_s
+        )
 
-def _file(stack: contextlib.ExitStack, content: bytes = b"") -> BinaryIO:
-    """A temporary file without a name."""
-    try:
-        file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `stack` closes it
-        file.write(content)
-        file.flush()
-    except OSError as error:
-        raise translation.from_os_error(error, "write", "temporary files") from error
-    return file
+
+def _opened(stack: contextlib.ExitStack, recording: bytes | BinaryIO) -> BinaryIO:
+    """A recording as an open file."""
+    if isinstance(recording, bytes):
+        return stack.enter_context(temporary_file(recording))
+    return recording

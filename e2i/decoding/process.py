@@ -126,14 +126,41 @@ class DecodingProcess:
             NotBegunError: the process ended for a reason of its own.
             StorageError: the disk of temporary files refused.
         """
-        request = {
-            "sample_rate": sample_rate,
-            "name": name,
-            "resampler": resampler,
-            "timeout_s": timeout_s,
-        }
+        answer = self._asked(
+            [source, target],
+            timeout_s,
+            {"sample_rate": sample_rate, "name": name, "resampler": resampler},
+        )
+        return Decoded(answer["samples"], answer["duration_s"])
+
+    def measure(
+        self, source: BinaryIO, *, sample_rate: int, name: str, timeout_s: float
+    ) -> int | None:
+        """How many samples a recording will come to, by its header; None where that does not say.
+
+        Args:
+            source: an open file.
+            sample_rate: rate wanted, in Hz.
+            name: what the recording is called, for messages.
+            timeout_s: how long it may take.
+
+        Raises:
+            AudioError: as `decode`.
+            NotBegunError: as `decode`.
+        """
+        samples: int | None = self._asked(
+            [source], timeout_s, {"sample_rate": sample_rate, "name": name}
+        )["samples"]
+        return samples
+
+    def _asked(
+        self, files: list[BinaryIO], timeout_s: float, request: dict[str, object]
+    ) -> dict[str, Any]:
+        """The answer to a request; after any error but a refusal the process is no more."""
+        name = str(request["name"])
+        line = json.dumps(request | {"timeout_s": timeout_s}).encode() + b"\n"
         try:
-            self._begin(json.dumps(request).encode() + b"\n", [source.fileno(), target.fileno()])
+            self._begin(line, [file.fileno() for file in files])
             while "moved" in (answer := self._answer(timeout_s)):
                 pass
         except _EndedError:
@@ -149,7 +176,7 @@ class DecodingProcess:
             raise translation.from_os_error(error, "decode", f"{name!r} ({tempfile.gettempdir()})")
         if "error" in answer:
             raise AudioError(answer["text"])
-        return Decoded(answer["samples"], answer["duration_s"])
+        return answer
 
     def end(self) -> int:
         """End it, whatever it is doing; its return code."""

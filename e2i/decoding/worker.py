@@ -4,7 +4,8 @@ Conventions: a request is a line of JSON that comes over a socket together with 
 recording, and an empty file for its waveform (float32, as in memory). Each answer is a line of
 JSON: `{"begun": true}` when the request is taken, `{"moved": true}` after each block, so that a
 hang can be told from a long recording, and at the end `{"samples": T, "duration_s": s}` or
-`{"error": <what is to blame>, "text": <reason>}`.
+`{"error": <what is to blame>, "text": <reason>}`. A request that comes without a second file is
+answered with the T that is to be expected, or null.
 
 The process ends when nobody is at the other end of the socket, when nothing was asked of it for a
 while, and when a block takes much longer than it may, by an alarm of the operating system: so
@@ -29,7 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from e2i.audio import WaveformStream
+from e2i.audio import WaveformStream, expected_samples
 from e2i.errors import AudioError
 from e2i.resampling import ResamplerName
 
@@ -93,7 +94,9 @@ def _answer(connection: socket.socket, request: dict[str, Any], files: list[int]
         signal.setitimer(signal.ITIMER_REAL, _ALARM_FACTOR * request["timeout_s"])
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
-    with open(files[0], "rb", buffering=0) as source, open(files[1], "r+b") as target:  # noqa: PTH123
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(open(files[0], "rb", buffering=0))  # noqa: PTH123
+        target = stack.enter_context(open(files[1], "r+b")) if files[1:] else None  # noqa: PTH123
         say(begun=True)
         answer = _outcome(source, target, request, lambda: say(moved=True))
     say(**answer)
@@ -101,11 +104,13 @@ def _answer(connection: socket.socket, request: dict[str, Any], files: list[int]
 
 
 def _outcome(
-    source: BinaryIO, target: BinaryIO, request: dict[str, Any], moved: Callable[[], None]
+    source: BinaryIO, target: BinaryIO | None, request: dict[str, Any], moved: Callable[[], None]
 ) -> dict[str, object]:
     """What came of a request, whatever that is."""
     name = request["name"]
     try:
+        if target is None:
+            return {"samples": expected_samples(source, request["sample_rate"], name)}
         samples, duration_s = write_waveform(
             source,
             target,

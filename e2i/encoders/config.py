@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from e2i.configuration import Configuration
 
+AudioArch = Literal[
+    "passt_s_swa_p16_128_ap476",
+    "passt_s_kd_p16_128_ap486",
+    "passt_l_kd_p16_128_ap47",
+    "passt_s_p16_s16_128_ap468",
+    "openmic",
+    "fsd50k",
+    "fsd50k-n",
+    "stfthop100",
+    "stfthop160",
+    "passt_20sec",
+    "passt_30sec",
+    "passt_u600_f128_p16_s16_ap_460",
+    "passt_b_f128_p16_s16_ap_459",
+    "passt_deit_bd_p16_384",
+]
+"""Architectures of PaSST, by the names of hear21passt."""
+
+WindowingOption = Literal["hear", "segments", "dcase2025"]
+
+CheckpointName = Annotated[str, Field(pattern=r"^checkpoint:.")]
+"""An encoder that was fine-tuned, by the file that holds it."""
+
 
 class EncodersConfig(Configuration):
     """The audio encoder and the text encoder of a cache."""
 
-    audio_encoder: Literal["passt", "logmel", "clap"] = Field(
+    audio_encoder: Literal["passt", "logmel", "clap"] | CheckpointName = Field(
         "passt",
-        description="Audio encoder: passt, clap (weights are fetched), or logmel (log-mel "
-        "statistics, nothing to fetch).",
+        description="Audio encoder: passt, clap (weights are fetched), logmel (log-mel statistics, "
+        "nothing to fetch), or checkpoint:<path or URL> of what finetune wrote.",
     )
-    text_encoder: Literal["hf", "hashing", "clap"] = Field(
+    text_encoder: Literal["hf", "hashing", "clap"] | CheckpointName = Field(
         "hf",
-        description="Text encoder: hf (a transformers model), clap (weights are fetched), or "
-        "hashing (word and character n-grams, nothing to fetch).",
+        description="Text encoder: hf (a transformers model), clap (weights are fetched), hashing "
+        "(word and character n-grams, nothing to fetch), or checkpoint:<path or URL> of what "
+        "finetune wrote; its other options are then those of the checkpoint.",
     )
-    audio_arch: Literal[
-        "passt_s_swa_p16_128_ap476",
-        "passt_s_kd_p16_128_ap486",
-        "passt_l_kd_p16_128_ap47",
-        "passt_s_p16_s16_128_ap468",
-        "openmic",
-        "fsd50k",
-        "fsd50k-n",
-        "stfthop100",
-        "stfthop160",
-        "passt_20sec",
-        "passt_30sec",
-        "passt_u600_f128_p16_s16_ap_460",
-        "passt_b_f128_p16_s16_ap_459",
-        "passt_deit_bd_p16_384",
-    ] = Field(
+    audio_arch: AudioArch = Field(
         "passt_s_swa_p16_128_ap476",
         description="passt: architecture, with its own strides, length of input and windows. Part "
         "of the fingerprint.",
@@ -52,7 +61,7 @@ class EncodersConfig(Configuration):
         min_length=1,
         description="passt: local folder that fetched weights are kept in, and looked for first.",
     )
-    windowing: Literal["hear", "segments", "dcase2025"] = Field(
+    windowing: WindowingOption = Field(
         "hear",
         description="passt: windows of a clip. hear: whole up to the model's window, longer ones "
         "in windows that overlap, as hear21passt; segments: side by side; dcase2025: up to three "
@@ -102,9 +111,10 @@ class EncodersConfig(Configuration):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
-        description="auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:<n> or mps. logmel and "
-        "hashing always run on the CPU.",
+        pattern=r"^(auto|(cpu|mps|cuda(:[0-9]{1,3})?)(,(cpu|mps|cuda(:[0-9]{1,3})?)){0,63})$",
+        description="auto (all CUDA devices, else MPS, else the CPU), cpu, cuda, cuda:<n>, mps, or "
+        "several as cuda:0,cuda:1: each embeds chunks of its own. logmel and hashing always run on "
+        "the CPU.",
     )
     decode_workers: int | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""From a configuration to encoders: one of each per process, held by its fingerprint.
+"""From a configuration to encoders: one of each per process and place, held by its fingerprint.
 
 Conventions: settings can be had without loading anything heavy, so that a plan can be made, and a
 call refused, before an encoder is there.
@@ -12,11 +12,13 @@ from typing import TypeVar
 
 from e2i.encoders.clap_settings import clap_audio_settings, clap_text_settings
 from e2i.encoders.config import EncodersConfig
+from e2i.encoders.finetuned import unpacked
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
 from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
 from e2i.encoders.passt import PasstEncoder, PasstOptions, passt_settings
 from e2i.encoders.passt_architectures import ARCHITECTURES
+from e2i.encoders.places import Place, encoder_places
 from e2i.encoders.protocols import AudioEncoder, Settings, TextEncoder, fingerprint
 from e2i.encoders.weights import (
     MissingFile,
@@ -38,10 +40,11 @@ def audio_settings(config: EncodersConfig) -> Settings:
     Raises:
         EncoderUnavailableError: its weights cannot be had.
     """
+    config = unpacked(config)
     if config.audio_encoder == "logmel":
         return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     if config.audio_encoder == "passt":
-        return passt_settings(_passt_options(config), _passt_weights(config))
+        return passt_settings(passt_options(config), passt_weights(config))
     return clap_audio_settings(config)
 
 
@@ -52,6 +55,7 @@ def text_settings(config: EncodersConfig) -> Settings:
         EncoderUnavailableError: its model cannot be had.
         ConfigError: it does not take captions as long as asked for.
     """
+    config = unpacked(config)
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
     if config.text_encoder == "hf":
@@ -66,17 +70,21 @@ def missing_audio_weights(config: EncodersConfig) -> MissingFile | None:
     return missing_file(_passt_weights_name(config), _published(), config.weights_dir)
 
 
-def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -> AudioEncoder:
+def load_audio_encoder(
+    config: EncodersConfig, *, store_windows: bool = False, place: Place | None = None
+) -> AudioEncoder:
     """The audio encoder asked for; the same object for the same settings, from any thread.
 
     Args:
         config: which, and how it runs.
         store_windows: have it give each window's embedding too, where it has windows.
+        place: one of `encoder_places`; None: the first. Those without weights have one for all.
 
     Raises:
         EncoderUnavailableError: its weights cannot be had or do not fit.
         ConfigError: the device cannot be used here.
     """
+    config = unpacked(config)
     key = fingerprint(audio_settings(config))
     if config.audio_encoder == "logmel":
         return _held(
@@ -84,8 +92,9 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
             key,
             lambda: LogMelEncoder(normalize=config.normalize, resampler=config.resampler),
         )
-    device = _device(config)
-    key = f"{key} on {device}, {config.batch_size} at most, windows {store_windows}"
+    place = place or encoder_places(config)[0]
+    config = config.model_copy(update={"device": place.device})
+    key = f"{key} on {place}, {config.batch_size} at most, windows {store_windows}"
     if config.audio_encoder == "clap":
         from e2i.encoders.clap import ClapAudioEncoder  # noqa: PLC0415 - imports torch
 
@@ -95,9 +104,9 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
 
     def load() -> PasstEncoder:
         encoder = PasstEncoder(
-            _passt_options(config),
-            _passt_weights(config),
-            device=device,
+            passt_options(config),
+            passt_weights(config),
+            device=place.device,
             batch_size=config.batch_size,
             store_windows=store_windows,
         )
@@ -107,17 +116,24 @@ def load_audio_encoder(config: EncodersConfig, *, store_windows: bool = False) -
     return _held(_audio_encoders, key, load)
 
 
-def load_text_encoder(config: EncodersConfig) -> TextEncoder:
+def load_text_encoder(config: EncodersConfig, *, place: Place | None = None) -> TextEncoder:
     """The text encoder asked for; the same object for the same settings, from any thread.
+
+    Args:
+        config: which, and how it runs.
+        place: as for `load_audio_encoder`.
 
     Raises:
         EncoderUnavailableError: its model cannot be had.
         ConfigError: the device cannot be used here, or the captions asked for are too long.
     """
+    config = unpacked(config)
     key = fingerprint(text_settings(config))
     if config.text_encoder == "hashing":
         return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))
-    key = f"{key} on {_device(config)}, {config.batch_size} at most"
+    place = place or encoder_places(config)[0]
+    config = config.model_copy(update={"device": place.device})
+    key = f"{key} on {place}, {config.batch_size} at most"
     if config.text_encoder == "clap":
         from e2i.encoders.clap import ClapTextEncoder  # noqa: PLC0415 - imports torch
 
@@ -127,13 +143,8 @@ def load_text_encoder(config: EncodersConfig) -> TextEncoder:
     return _held(_text_encoders, key, lambda: HfTextEncoder(config))
 
 
-def _device(config: EncodersConfig) -> str:
-    from e2i.device import resolve_device  # noqa: PLC0415 - imports torch
-
-    return str(resolve_device(config.device))
-
-
-def _passt_options(config: EncodersConfig) -> PasstOptions:
+def passt_options(config: EncodersConfig) -> PasstOptions:
+    """What changes PaSST's embeddings, beside its weights."""
     return PasstOptions(
         ARCHITECTURES[config.audio_arch],
         windowing=config.windowing,
@@ -143,7 +154,12 @@ def _passt_options(config: EncodersConfig) -> PasstOptions:
     )
 
 
-def _passt_weights(config: EncodersConfig) -> WeightsFile:
+def passt_weights(config: EncodersConfig) -> WeightsFile:
+    """The file of PaSST's weights, fetched if it has to be.
+
+    Raises:
+        EncoderUnavailableError: it cannot be had.
+    """
     return find_weights(
         _passt_weights_name(config), _published(), config.weights_dir, option="--audio-weights"
     )

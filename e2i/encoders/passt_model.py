@@ -43,13 +43,21 @@ from e2i.encoders.products import linear_gelu, pack_linears, strict_float32
 from e2i.errors import EncoderUnavailableError
 
 HEADS = 12
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 _FFT, _FRAME = 1024, 800
 _PREEMPHASIS = 0.97
-_HIGHEST_HZ = 15_000.0
+HIGHEST_HZ = 15_000.0
 _LOG_OFFSET = 1e-5
 _IGNORED = ("head.", "head_dist.")
 _WRAPPERS = ("state_dict", "model")
+
+
+def mel_bank(low_hz: float, high_hz: float) -> Tensor:
+    """Filters of 128 mel bands between two frequencies, (128, 513)."""
+    from torchaudio.compliance.kaldi import get_mel_banks  # noqa: PLC0415 - takes a while
+
+    bank, _ = get_mel_banks(MELS, _FFT, SAMPLE_RATE, low_hz, high_hz, 100.0, -500.0, 1.0)
+    return functional.pad(bank, (0, 1))
 
 
 class LogMel(nn.Module):
@@ -60,21 +68,19 @@ class LogMel(nn.Module):
 
     def __init__(self, hop: int) -> None:
         super().__init__()
-        from torchaudio.compliance.kaldi import get_mel_banks  # noqa: PLC0415 - takes a while
-
-        bank, _ = get_mel_banks(MELS, _FFT, SAMPLE_RATE, 0.0, _HIGHEST_HZ, 100.0, -500.0, 1.0)
         self._hop = hop
-        self.register_buffer("window", torch.hann_window(_FRAME, periodic=False))
-        self.register_buffer("bank", functional.pad(bank, (0, 1)))
+        self.register_buffer("window", torch.hann_window(_FRAME, periodic=False), persistent=False)
+        self.register_buffer("bank", mel_bank(0.0, HIGHEST_HZ), persistent=False)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, T) to (B, 128, frames)."""
+    def forward(self, waveforms: Tensor, bank: Tensor | None = None) -> Tensor:
+        """(B, T) to (B, 128, frames); by another bank of filters than its own, if one is given."""
+        bank = self.bank if bank is None else bank
         emphasized = waveforms[:, 1:] - _PREEMPHASIS * waveforms[:, :-1]
         spectrum = torch.stft(
             emphasized, _FFT, self._hop, _FRAME, self.window, center=True, return_complex=True
         )
         power = spectrum.real.square() + spectrum.imag.square()
-        return ((self.bank @ power + _LOG_OFFSET).log() + 4.5) / 5
+        return ((bank @ power + _LOG_OFFSET).log() + 4.5) / 5
 
 
 class Block(nn.Module):
@@ -83,7 +89,7 @@ class Block(nn.Module):
     def __init__(self, *, last: bool) -> None:
         super().__init__()
         self._last = last
-        self.norm1, self.norm2 = nn.LayerNorm(DIM, _NORM_EPS), nn.LayerNorm(DIM, _NORM_EPS)
+        self.norm1, self.norm2 = nn.LayerNorm(DIM, NORM_EPS), nn.LayerNorm(DIM, NORM_EPS)
         # The query apart from key and value, where it is wanted of two tokens only.
         self.query = nn.Linear(DIM, DIM) if last else None
         self.qkv = nn.Linear(DIM, (2 if last else 3) * DIM)
@@ -136,7 +142,7 @@ class Passt(nn.Module):
             self.patch = nn.Linear(PATCH * PATCH, DIM)
             depth = architecture.depth
             self.blocks = nn.ModuleList(Block(last=place == depth - 1) for place in range(depth))
-            self.norm = nn.LayerNorm(DIM, _NORM_EPS)
+            self.norm = nn.LayerNorm(DIM, NORM_EPS)
         self.load_state_dict(_renamed(weights, depth), strict=False, assign=True)
         row, column = weights["freq_new_pos_embed"], weights["time_new_pos_embed"]
         self.register_buffer("row_code", row[0, :, :, 0].T[:, None].float().contiguous())

@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -33,7 +33,12 @@ _lock = threading.RLock()
 
 
 def load_model(
-    files: ModelFiles, kind: str, precision: Precision, *, without: tuple[str, ...] = ()
+    files: ModelFiles,
+    kind: str,
+    precision: Precision,
+    *,
+    without: tuple[str, ...] = (),
+    changes: Mapping[str, float] | None = None,
 ) -> nn.Module:
     """A model in evaluation mode, on the CPU.
 
@@ -42,6 +47,7 @@ def load_model(
         kind: class of transformers.
         precision: of its weights and arithmetic.
         without: modules whose weights may be missing, since no embedding depends on them.
+        changes: to values of its configuration.
 
     Raises:
         EncoderUnavailableError: transformers does not take the files, or weights are missing.
@@ -56,6 +62,7 @@ def load_model(
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **(changes or {}),
             )
         except Exception as error:  # whatever a file that is not what it should be leads to
             raise files.unusable(

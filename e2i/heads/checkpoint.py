@@ -38,6 +38,8 @@ from e2i.training.config import TrainingConfig
 
 SCHEMA_VERSION = 1
 _METADATA_KEY = "e2i"
+FINETUNED = "finetuned"
+"""Kind of a checkpoint that holds encoders beside its heads."""
 _MAX_DIM = 1_048_576
 
 
@@ -119,8 +121,8 @@ class Checkpoint:
         return heads.requires_grad_(requires_grad=False)
 
 
-def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, replacing what is there, in one step.
+def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> str:
+    """Write a checkpoint, replacing what is there, in one step; the sha256 of its bytes.
 
     Args:
         folder: where.
@@ -130,7 +132,9 @@ def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> None:
     Raises:
         StorageError: the store refused.
     """
-    folder.write(name, checkpoint_bytes(checkpoint))
+    data = checkpoint_bytes(checkpoint)
+    folder.write(name, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
@@ -165,9 +169,22 @@ def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, s
         CheckpointError: as `load_checkpoint`.
         StorageError: the store refused.
     """
+    data = read_checkpoint_bytes(folder, name)
+    where = f"{folder.url.rstrip('/')}/{name}"
+    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
+
+
+def read_checkpoint_bytes(folder: Folder, name: str) -> bytes:
+    """The bytes of a checkpoint's file.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file.
+        CheckpointError: it is a folder.
+        StorageError: the store refused.
+    """
     where = f"{folder.url.rstrip('/')}/{name}"
     try:
-        data = folder.read(name)
+        return folder.read(name)
     except StorageError as error:
         if folder.local_path is not None and (folder.local_path / name).is_dir():
             message = (
@@ -182,7 +199,6 @@ def load_checkpoint_and_digest(folder: Folder, name: str) -> tuple[Checkpoint, s
             "Train first, or give --checkpoint."
         )
         raise CheckpointNotFoundError(message) from error
-    return checkpoint_from_bytes(data, where), hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
@@ -210,13 +226,17 @@ def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
             f"{where} ({error}), expected a whole file. Copy it again, or train again."
         )
         raise CheckpointError(message) from error
-    record = _record(data, where)
+    record, prefix = _record(data, where)
     clips = ClipRoles(
         train=_digests(tensors, "train", where),
         validation=_digests(tensors, "validation", where),
         test=_digests(tensors, "test", where),
     )
-    weights = {key: tensor for key, tensor in tensors.items() if not key.startswith("clips.")}
+    weights = {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix) and not key.startswith("clips.")
+    }
     try:
         _check_weights(_empty_heads(record, torch.device("meta")), weights)
     except (CheckpointError, ConfigError) as error:
@@ -224,8 +244,12 @@ def checkpoint_from_bytes(data: bytes, where: str) -> Checkpoint:
     return Checkpoint(record, weights, clips)
 
 
-def _record(data: bytes, where: str) -> CheckpointRecord:
-    """The JSON of the header; the tensors have been read, so the header itself is sound."""
+def _record(data: bytes, where: str) -> tuple[CheckpointRecord, str]:
+    """The JSON of the header, and what the heads' names begin with.
+
+    The tensors have been read, so the header itself is sound. Of a fine-tuned checkpoint, which
+    holds encoders too, it is the part about the heads.
+    """
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     text = (header.get("__metadata__") or {}).get(_METADATA_KEY)
     if text is None:
@@ -237,6 +261,9 @@ def _record(data: bytes, where: str) -> CheckpointRecord:
     try:
         content = json.loads(text)
         version = content.get("schema_version")
+        prefix = "heads." if content.get("kind") == FINETUNED else ""
+        if prefix and version == SCHEMA_VERSION:
+            content = content.get("heads")
     except (ValueError, AttributeError, RecursionError) as error:
         message = (
             f"the header of the checkpoint is damaged: got {where} ({type(error).__name__}), "
@@ -265,7 +292,7 @@ def _record(data: bytes, where: str) -> CheckpointRecord:
             f"{where}, expected one of {len(record.history)}. Train again."
         )
         raise CheckpointError(message)
-    return record
+    return record, prefix
 
 
 def _digests(tensors: Mapping[str, Tensor], role: str, where: str) -> frozenset[bytes]:

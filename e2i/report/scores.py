@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,6 +63,7 @@ class ScoreOrigin:
         config: how they were evaluated.
         bank: location of the cache that corrected for hubs; empty where none did.
         distractors: location of the cache of further candidates; empty where there were none.
+        run: the flow run, its code and its logs, where one made the scores.
     """
 
     checkpoints: tuple[ScoredFile, ...]
@@ -70,6 +71,7 @@ class ScoreOrigin:
     config: EvaluationConfig
     bank: str = ""
     distractors: str = ""
+    run: Mapping[str, object] = field(default_factory=dict)
 
 
 def score_record(
@@ -102,6 +104,7 @@ def score_record(
         "checkpoints": [asdict(file) for file in origin.checkpoints],
         "checkpoint_record": origin.record.model_dump(mode="json") if origin.record else None,
         "evaluation": config.model_dump(mode="json"),
+        "run": dict(origin.run),
     }
 
 

@@ -33,6 +33,7 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.images.fold import decode_images, encode_images
+from e2i.images.standardization import Standardization
 from e2i.sweep.config import ArmName, SweepConfig
 from e2i.training.pseudo_images import LoadStored
 
@@ -102,8 +103,11 @@ def images_for(arm: ArmName, seed: int) -> LoadStored | None:
     if arm != "cnn-permuted":
         return None
 
-    def load(cache: CachedEmbeddings, config: ImagesConfig) -> NDArray[np.uint8]:
-        return permuted_cells(encode_images(cache.audio, config, cache.clip_ids).pixels, seed)
+    def load(
+        cache: CachedEmbeddings, config: ImagesConfig, by: Standardization | None
+    ) -> NDArray[np.uint8]:
+        images = encode_images(cache.audio, config, cache.clip_ids, by)
+        return permuted_cells(images.pixels, seed)
 
     return load
 

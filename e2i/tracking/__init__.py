@@ -7,4 +7,6 @@
 | jsonl | one file a run, one JSON object a line |
 | wandb_run | one W&B run; never asks, hangs or fails |
 | opening | from a configuration to a tracker |
+| names | what the numbers are called |
+| dashboard | the numbers as a W&B workspace |
 """

@@ -64,7 +64,7 @@ def _plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
         patch.setattr(tasks.embedding, "claim", lambda *_: True)
         patch.setattr(
-            flows.caching, "gather_chunks", lambda done, _: sum(map(Counter, done), Counter())
+            flows.caching, "gather_chunks", lambda done, _: (sum(map(Counter, done), Counter()), [])
         )
         patch.setattr(flows.caching, "unvisited", lambda parameter: parameter)
         for module, name in (

@@ -56,6 +56,7 @@ def test_disk_and_memory(gib: float, status: str) -> None:
 
 def test_device() -> None:
     assert doctor.check_device("cpu").found.startswith("cpu will be used; ")
+    assert doctor.check_device("cpu,cpu").found.startswith("cpu, cpu will be used; ")
     check = doctor.check_device("cuda:99")
     assert (check.status, check.next_step) == ("problem", "Use --device auto.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from e2i.datasets.config import MetadataConfig
 from e2i.datasets.tabular import read_metadata
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
-from e2i.errors import CacheNotFoundError, ConfigError
+from e2i.encoders.logmel import LogMelEncoder
+from e2i.errors import CacheNotFoundError, ConfigError, RunFailedError
 from e2i.storage import Folder
 from flows.cache_commands import cache_compact, cache_prune, cache_verify
 from flows.caching import cache_embeddings
@@ -132,6 +134,31 @@ def test_what_a_run_that_is_gone_had_claimed_is_embedded(
     assert (done.counts["embedded"], done.counts["captions_embedded"]) == (CLIPS, 2 * CLIPS)
     assert "put_off" not in done.counts
     assert folder.files("claims") == []
+
+
+def test_a_chunk_that_fails_does_not_leave_those_that_were_put_off(
+    tmp_path: Path, metadata: MetadataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "cache")
+    encoders = load_audio_encoder(WEIGHTLESS), load_text_encoder(WEIGHTLESS)
+    sides = [SideSettings.of(encoder) for encoder in encoders]
+    plan = plan_cache(folder, read_metadata(metadata), *sides, chunk_size=2)
+    for chunk in (plan.audio_chunks[1], plan.text_chunks[0], plan.text_chunks[1]):
+        assert claim(folder, chunk)
+    encode, broken = LogMelEncoder.encode, ["out of order"]
+
+    def spoiled(encoder: LogMelEncoder, waveforms: list[Any]) -> Any:
+        if broken:
+            raise RuntimeError(broken.pop())
+        return encode(encoder, waveforms)
+
+    monkeypatch.setattr(LogMelEncoder, "encode", spoiled)
+    chunks = len(plan.audio_chunks) + len(plan.text_chunks)
+    with pytest.raises(RunFailedError, match=f"^1 of {chunks} chunks .*got out of order"):
+        cache_embeddings(metadata, folder.url, WEIGHTLESS, CacheConfig(chunk_size=2))
+    left = plan_cache(folder, read_metadata(metadata), *sides, chunk_size=2)
+    assert (left.clips_stored, left.captions_stored) == (CLIPS - 2, 2 * CLIPS)
+    assert cache_embeddings(metadata, folder.url, WEIGHTLESS).counts["embedded"] == 2
 
 
 def test_the_cache_may_stand_as_a_plain_argument() -> None:

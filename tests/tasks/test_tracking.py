@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from e2i.cache.header import CacheHeader, SideHeader
+from e2i.code_version import code_version
+from e2i.storage import Folder
 from e2i.training.epochs import EpochRecord
-from tasks.tracking import epoch_values, labelled, score_values
+from tasks import artifacts
+from tasks.tracking import (
+    cache_artifact,
+    epoch_values,
+    labelled,
+    run_facts,
+    score_values,
+    tags_of,
+)
 
 
 def test_an_epoch() -> None:
@@ -30,6 +46,38 @@ def test_scores() -> None:
         "evaluation_text_to_audio_R@1_high": 0.3,
         "evaluation_text_to_audio_median_rank": 4.0,
     }
+
+
+def test_a_log_says_which_code_made_it() -> None:
+    code = run_facts()["code"]
+    assert code == code_version()
+    assert len(code["code_sha256"]) == 64
+
+
+def test_a_run_is_tagged_with_and_refers_to_its_cache(tmp_path: Path) -> None:
+    names = ("logmel", "hashing")
+    sides = [SideHeader(fingerprint=f * 16, dim=4, settings={"encoder": n})
+             for f, n in zip("ab", names, strict=True)]  # fmt: skip
+    header = CacheHeader(dataset="sounds", split="all", audio=sides[0], text=sides[1])
+    cache = SimpleNamespace(header=header, folder=Folder(tmp_path), manifest_sha256="0f")
+    assert tags_of([cache]) == ["sounds", "all", *names]  # type: ignore[list-item]
+    artifact = cache_artifact(cache)  # type: ignore[arg-type]
+    assert (artifact.name, artifact.kind) == ("cache-sounds-all", "cache")
+    assert (artifact.url, artifact.sha256) == (str(tmp_path), "0f")
+    assert artifact.facts == {"audio_fingerprint": "a" * 16, "text_fingerprint": "b" * 16}
+
+
+def test_the_artifact_of_links_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, str]] = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **values: made.append(values))
+    links = {"wandb": "https://w/1", "log": "/logs/a.jsonl"}
+    artifacts.links_artifact("eval evaluation vision", links, {"code_sha256": "0f"})
+    assert made[0]["key"] == "provenance-eval-evaluation-vision"
+    assert made[0]["markdown"].splitlines()[2:] == [
+        "| wandb | <https://w/1> |",
+        "| log | `/logs/a.jsonl` |",
+        "| code sha256 | `0f` |",
+    ]
 
 
 def test_the_arms_of_one_run_do_not_overwrite_each_other() -> None:

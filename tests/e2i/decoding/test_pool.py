@@ -146,7 +146,7 @@ def test_no_room_for_temporary_files(pool: DecodingPool, monkeypatch: pytest.Mon
     def refuse() -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("e2i.decoding.pool.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("e2i.decoding.temporary.tempfile.TemporaryFile", refuse)
     with pytest.raises(StorageFullError, match="no space is left to write: got No space left"):
         pool.load(wav(), 8000, "a")
 

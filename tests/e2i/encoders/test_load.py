@@ -44,7 +44,9 @@ def test_settings_decide_whether_it_is_the_same_encoder() -> None:
     assert load_text_encoder(raw).settings["normalize"] is False
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
+@pytest.mark.parametrize(
+    "device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12", "cuda:0,cuda:1", "cpu,cpu"]
+)
 def test_devices_that_there_may_be(device: str) -> None:
     assert EncodersConfig(device=device).device == device
 
@@ -56,6 +58,9 @@ def test_devices_that_there_may_be(device: str) -> None:
         {"device": "cuda:"},
         {"device": "cuda:-1"},
         {"device": "cpu\n"},
+        {"device": "auto,cpu"},
+        {"device": "cuda:0,"},
+        {"device": "cuda:0, cuda:1"},
         {"batch_size": 0},
         {"audio_encoder": "wav2vec"},
         {"text_encoder": "bert"},

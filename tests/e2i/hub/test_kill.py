@@ -26,7 +26,8 @@ def kill_when(hub: HubServer, cache: Path, route: str, count: int) -> None:
     """Start a mirror, and kill it once the Hub has been asked so often."""
     before = len(hub.of(route))
     environment = {**os.environ, **hub.environment, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, str(PROGRAM), str(cache)], env=environment) as process:
+    command = [sys.executable, str(PROGRAM), str(cache), REPO, str(cache.with_name("started"))]
+    with subprocess.Popen(command, env=environment) as process:
         ends = time.monotonic() + 120
         while len(hub.of(route)) < before + count and time.monotonic() < ends:
             assert process.poll() is None, "it ended before it was killed"

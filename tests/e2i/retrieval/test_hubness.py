@@ -50,6 +50,21 @@ def test_orders_candidates_as_the_published_quotient(block):
     np.testing.assert_allclose(corrected.numpy()[chosen], logs, atol=1e-9)
 
 
+@pytest.mark.parametrize("models", [2, 3])
+def test_several_equal_models_are_corrected_as_one_of_them(models):
+    text, audio, _, bank = world()
+    alone = HubnessCorrected(CosineSimilarity(text, audio), CosineSimilarity(bank, audio), 64)
+    together = HubnessCorrected(
+        CosineSimilarity([text] * models, [audio] * models),
+        CosineSimilarity([bank] * models, [audio] * models),
+        64,
+        num_models=models,
+    )
+    (one,), (several,) = alone.text_to_audio(1000), together.text_to_audio(1000)
+    torch.testing.assert_close(several / models, one, rtol=0, atol=1e-6)
+    assert not torch.allclose(one, next(CosineSimilarity(text, audio).text_to_audio(1000)).double())
+
+
 def test_a_hub_comes_down():
     # Clip 0 lies in the middle of everything and is closest to all captions.
     generator = torch.Generator().manual_seed(3)

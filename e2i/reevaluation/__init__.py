@@ -1,0 +1,1 @@
+"""Whether what is published is still as good as it was: drift, comparison, records."""

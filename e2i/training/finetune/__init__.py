@@ -1,0 +1,1 @@
+"""Fine-tuning of the encoders: audio, text and heads trained end to end."""
