@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, unmapped
+from prefect import unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from e2i.sweep.config import SweepConfig
 from e2i.sweep.runs import RunResult, SweepRun, winners
 from e2i.tracking.config import TrackingConfig
-from flows.parameters import CHECKPOINT_NAME, TRAINING_CACHE
+from flows.flow_setup import flow
+from flows.parameters import CHECKPOINT_NAME, TRAINING_CACHE, CheckpointName
 from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary
 from tasks.progress import Stage
@@ -32,6 +33,7 @@ def sweep_heads(
     val_cache_dir: str = "",
     eval_cache_dir: str = "",
     output_dir: str = "checkpoints",
+    checkpoint_name: CheckpointName = CHECKPOINT_NAME,
     sweep: SweepConfig = SweepConfig(),
     tracking: TrackingConfig = TrackingConfig(),
 ) -> RunSummary:
@@ -47,6 +49,7 @@ def sweep_heads(
             training cache, if it is there; else a part of the training clips.
         output_dir: Folder or URL of the best head's checkpoint; the sweep lies in its folder
             'sweep'.
+        checkpoint_name: File name of the checkpoint there, *.safetensors.
         sweep: What is compared, and how hard it is tried.
         tracking: Where the runs are logged.
     """
@@ -64,7 +67,7 @@ def sweep_heads(
         trials,
         list(zip(chosen, fresh, strict=True)),
         output_dir,
-        CHECKPOINT_NAME,
+        checkpoint_name,
         started_at(),
     )
     record.notes += [reported.sentence, *plan.notes]

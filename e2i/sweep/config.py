@@ -132,8 +132,8 @@ class SweepConfig(Configuration):
     )
     standardize_input: bool = Field(
         True,
-        description="Give each input dimension, or pixel, mean 0 and deviation 1 over the training "
-        "clips.",
+        description="Give each dimension of the embeddings mean 0 and deviation 1 over the "
+        "training clips; pseudo-images are folded from what comes out.",
     )
     metric: SweepMetric = Field(
         "text_to_audio_mAP@10",

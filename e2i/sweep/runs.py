@@ -20,6 +20,7 @@ import torch
 from pydantic import Field, ValidationError
 
 import e2i
+from e2i.cache.embeddings import CachedEmbeddings
 from e2i.configuration import Configuration
 from e2i.device import resolve_device
 from e2i.errors import ConfigError, RunFailedError, StorageNotFoundError
@@ -198,8 +199,8 @@ def make_run(
     trained = None
     try:
         trained = train_heads(
-            [seen_by(run.arm, cache, run.view_seed) for cache in data.train],
-            seen_by(run.arm, data.validation, run.view_seed),
+            [_seen(run, cache, data) for cache in data.train],
+            _seen(run, data.validation, data),
             run.heads,
             run.training,
             record,
@@ -281,13 +282,19 @@ def _training(config: SweepConfig, data: SweepData, drawn: dict[str, float]) -> 
     )
 
 
+def _seen(run: SweepRun, cache: CachedEmbeddings, data: SweepData) -> CachedEmbeddings:
+    """A part of the sweep as the run's arm sees it."""
+    by = data.standardization if run.heads.standardize_input else None
+    return seen_by(run.arm, cache, run.view_seed, by)
+
+
 def _scored(
     run: SweepRun, checkpoint: Checkpoint, data: SweepData, folder: Folder, fingerprint: str
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Scores of a winner on the evaluation part; its checkpoint and tables are stored."""
     scored = evaluate_checkpoint(
         checkpoint,
-        seen_by(run.arm, data.evaluation, run.view_seed),
+        _seen(run, data.evaluation, data),
         _NO_INTERVALS,
         device=run.training.device,
         load_stored=images_for(run.arm, run.view_seed),
