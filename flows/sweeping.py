@@ -34,7 +34,7 @@ def sweep_heads(
     eval_cache_dir: str = "",
     output_dir: str = "checkpoints",
     checkpoint_name: CheckpointName = CHECKPOINT_NAME,
-    sweep: SweepConfig = SweepConfig(),
+    comparison: SweepConfig = SweepConfig(),
     tracking: TrackingConfig = TrackingConfig(),
 ) -> RunSummary:
     """Compare projection heads at equal parameters, trials, steps and seeds; report what came out.
@@ -50,20 +50,20 @@ def sweep_heads(
         output_dir: Folder or URL of the best head's checkpoint; the sweep lies in its folder
             'sweep'.
         checkpoint_name: File name of the checkpoint there, *.safetensors.
-        sweep: What is compared, and how hard it is tried.
+        comparison: What is compared, and how hard it is tried.
         tracking: Where the runs are logged.
     """
     record = RunRecord()
     caches = cache_dir or (TRAINING_CACHE,)
     parts = SweepParts(tuple(caches), val_cache_dir, eval_cache_dir, exclude_ids)
-    plan = plan_sweep(parts, output_dir, sweep)
+    plan = plan_sweep(parts, output_dir, comparison)
     record.add(plan.counts)
     trials = _made(record, "sweep: trials", list(plan.trials), plan, tracking)
-    chosen = winners(sweep, plan.trials, trials)
+    chosen = winners(comparison, plan.trials, trials)
     fresh = _made(record, "sweep: winners", chosen, plan, tracking)
     reported = report_sweep(
         plan,
-        sweep,
+        comparison,
         trials,
         list(zip(chosen, fresh, strict=True)),
         output_dir,

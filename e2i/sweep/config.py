@@ -152,7 +152,9 @@ class SweepConfig(Configuration):
         le=1_000_000,
         description="Resamples of seeds and clips behind the intervals of the differences.",
     )
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = Field(
+        SearchConfig(), description="The ranges that the trials' settings are drawn from."
+    )
     seed: int = Field(
         13,
         ge=0,
