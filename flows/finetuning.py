@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from e2i.datasets.config import MetadataConfig
 from e2i.tracking.config import TrackingConfig
 from e2i.training.finetune.config import FinetuneConfig
 from e2i.training.finetune.sources import default_waveforms_url, other_split
+from flows.flow_setup import flow
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
 from tasks.embedding import unvisited

@@ -12,21 +12,26 @@ from prefect.runtime import flow_run
 
 from e2i.datasets.metadata_file import dataset_named_in, split_named_in
 from e2i.store_layout import public_url, split_url
+from flows.credentials import refuse_credentials
 from flows.parameters import TRAINING_CACHE
 from flows.summary import RunSummary
 from tasks.naming import stored_names
 
 
 class RunRecord:
-    """Counts add up, locations are kept by name.
+    """Counts add up, locations are kept by name. Each flow begins with one.
 
     Attributes:
         counts: what was done, how often.
         locations: what lies where; told without credentials.
         notes: sentences that the reader of the result needs.
+
+    Raises:
+        ConfigError: a parameter of the flow run holds credentials.
     """
 
     def __init__(self) -> None:
+        refuse_credentials(flow_run.get_parameters())
         self.counts: Counter[str] = Counter()
         self.locations: dict[str, str] = {}
         self.notes: list[str] = []
