@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -250,6 +251,8 @@ def _work_in_process(
     first = fabric.global_rank == 0
     threads = max(1, torch.get_num_threads() // config.devices)
     torch.set_num_threads(threads)
+    # Lightning's way to gather, which is none of the user's business.
+    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather")
 
     def on_epoch(record: EpochRecord) -> None:
         if first:
