@@ -20,11 +20,13 @@ import pytest
 
 import flows.caching
 import flows.downloading
+import flows.finetuning
 import flows.learning
 import flows.private_server
 import flows.reevaluating
 import tasks.embedding
 import tasks.evaluating
+import tasks.finetuning
 import tasks.learning
 import tasks.mirroring
 import tasks.progress
@@ -76,6 +78,7 @@ def plain_program() -> Iterator[None]:
         patch.setattr(flows.private_server, "flush_events", lambda: True)
         for module in (
             tasks.embedding,
+            tasks.finetuning,
             tasks.learning,
             tasks.mirroring,
             tasks.progress,
@@ -97,6 +100,8 @@ def plain_program() -> Iterator[None]:
             flows.caching, "gather_chunks", lambda done, _: (sum(map(Counter, done), Counter()), [])
         )
         patch.setattr(flows.caching, "unvisited", lambda parameter: parameter)
+        patch.setattr(flows.finetuning, "unvisited", lambda parameter: parameter)
+        patch.setattr(tasks.finetuning, "scores_artifact", lambda *_: None)
         patch.setattr(tasks.mirroring, "PACE", Pace(interval_s=0.0))
         patch.setattr(tasks.mirroring, "BackgroundMirror", _Beside)
         patch.setattr(flows.caching, "render_side", _Submitted(flows.caching.render_side.fn))
@@ -108,6 +113,8 @@ def plain_program() -> Iterator[None]:
             (flows.downloading, "fetch_embeddings"),
             (flows.downloading, "embedding_statistics"),
             (tasks.mirroring, "send_rest"),
+            (flows.finetuning, "prepare_recordings"),
+            (flows.finetuning, "finetune_encoders"),
             (flows.learning, "train"),
             (flows.learning, "evaluate"),
             (flows.reevaluating, "find_published"),
