@@ -149,7 +149,7 @@ def render_by_parts(cache_url: str, side: Side, images: ImagesConfig, label: str
         render_part.submit(cache_url, side, images, rows, label, part)
         for part, rows in enumerate(parts.rows)
     ]
-    outcomes: list[object] = [outcome_of(future) for future in futures]
+    outcomes = [outcome_of(future) for future in futures]
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     if errors:
         raise RunFailedError(
