@@ -85,7 +85,11 @@ def run_name(parameters: Mapping[str, Any], of_cache: Sequence[str] = ()) -> str
         return "-".join(word for word in of_cache if word)
     else:
         words = [_last_name(_cache_of(parameters))]
-    words += [_field(encoders, "audio_encoder"), _field(encoders, "text_encoder")]
+    words += [
+        _encoder_name(_field(encoders, "audio_encoder")),
+        _encoder_name(_field(encoders, "text_encoder")),
+    ]
+    words.append(_field(parameters.get("finetuning"), "model_type"))
     return "-".join(str(word) for word in words if word) or "e2i"
 
 
@@ -113,6 +117,12 @@ def started_at_utc() -> str:
 
 def _field(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
+
+
+def _encoder_name(encoder: Any) -> str:
+    """An encoder's name; of one in a checkpoint that of its file, without the place."""
+    kind, is_checkpoint, location = str(encoder or "").partition(":")
+    return split_url(location)[1].removesuffix(".safetensors") if is_checkpoint else kind
 
 
 def _last_name(location: str) -> str:
