@@ -67,7 +67,10 @@ def embed_split(
             errors += more_errors
         raise_failed(errors, len(chunks))
         stage.outcome = split.outcome(done)
-    return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
+    mirrored = mirror is not None and mirror.mirror is not None
+    return finish_embedding(
+        cache_url, unvisited(split), encoders, cache, dict(done), mirrored=mirrored
+    )
 
 
 def render_cache(

@@ -314,6 +314,8 @@ def finish_embedding(
     encoders: EncodersConfig,
     cache: CacheConfig,
     done: dict[str, int],
+    *,
+    mirrored: bool = False,
 ) -> dict[str, int]:
     """Write the manifest of a split whose chunks are done; the counts.
 
@@ -329,6 +331,7 @@ def finish_embedding(
         verified=split.plan.verified,
         stock=split.plan.stock,
         snapshot=cache.snapshot,
+        mirrored=mirrored,
     )
     forget_claims(Folder(cache_url))
     failed = [failure for failure in summary.failures if failure.side == "audio"]

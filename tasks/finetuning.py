@@ -90,7 +90,7 @@ def prepare_recordings(
             "stored is kept."
         )
     examples = Examples.of(clips, stored)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if failed:
         notes = (
             f"{len(failed)} of {len(clips.clips)} {role} recordings cannot be decoded and are left "
