@@ -66,8 +66,9 @@ def start(port: int) -> str:
     home = prefect_home()
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "e2i-server.log"
-    environment = {**SETTINGS, **os.environ}
-    environment.pop("PREFECT_API_URL", None)
+    # The pages of the UI ask this address, whatever the caller's own profile says.
+    environment = {**SETTINGS, "PREFECT_SERVER_UI_API_URL": url, **os.environ}
+    environment["PREFECT_API_URL"] = url
     with log_path.open("wb") as log:
         server = subprocess.Popen(
             [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
