@@ -60,6 +60,7 @@ def train_projection(
             val_cache_dir,
             eval_cache_dir,
             output_dir,
+            checkpoint_name,
             read_sweep(sweep),
             tracking,
         )

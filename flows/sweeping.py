@@ -11,7 +11,7 @@ from e2i.sweep.config import SweepConfig
 from e2i.sweep.runs import RunResult, SweepRun, winners
 from e2i.tracking.config import TrackingConfig
 from flows.flow_setup import flow
-from flows.parameters import CHECKPOINT_NAME, TRAINING_CACHE
+from flows.parameters import CHECKPOINT_NAME, TRAINING_CACHE, CheckpointName
 from flows.run_record import RunRecord, name_run, started_at
 from flows.summary import RunSummary
 from tasks.progress import Stage
@@ -33,7 +33,8 @@ def sweep_heads(
     val_cache_dir: str = "",
     eval_cache_dir: str = "",
     output_dir: str = "checkpoints",
-    sweep: SweepConfig = SweepConfig(),
+    checkpoint_name: CheckpointName = CHECKPOINT_NAME,
+    comparison: SweepConfig = SweepConfig(),
     tracking: TrackingConfig = TrackingConfig(),
 ) -> RunSummary:
     """Compare projection heads at equal parameters, trials, steps and seeds; report what came out.
@@ -48,24 +49,25 @@ def sweep_heads(
             training cache, if it is there; else a part of the training clips.
         output_dir: Folder or URL of the best head's checkpoint; the sweep lies in its folder
             'sweep'.
-        sweep: What is compared, and how hard it is tried.
+        checkpoint_name: File name of the checkpoint there, *.safetensors.
+        comparison: What is compared, and how hard it is tried.
         tracking: Where the runs are logged.
     """
     record = RunRecord()
     caches = cache_dir or (TRAINING_CACHE,)
     parts = SweepParts(tuple(caches), val_cache_dir, eval_cache_dir, exclude_ids)
-    plan = plan_sweep(parts, output_dir, sweep)
+    plan = plan_sweep(parts, output_dir, comparison)
     record.add(plan.counts)
     trials = _made(record, "sweep: trials", list(plan.trials), plan, tracking)
-    chosen = winners(sweep, plan.trials, trials)
+    chosen = winners(comparison, plan.trials, trials)
     fresh = _made(record, "sweep: winners", chosen, plan, tracking)
     reported = report_sweep(
         plan,
-        sweep,
+        comparison,
         trials,
         list(zip(chosen, fresh, strict=True)),
         output_dir,
-        CHECKPOINT_NAME,
+        checkpoint_name,
         started_at(),
     )
     record.notes += [reported.sentence, *plan.notes]

@@ -34,6 +34,7 @@ from e2i.sweep.runs import (
     planned_trials,
     stored_result,
 )
+from e2i.tracking import names
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import tracked
 from e2i.training.epochs import EpochRecord
@@ -42,7 +43,7 @@ from tasks.artifacts import sweep_artifact
 from tasks.learning import beside
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.tracking import epoch_values, sweep_run_tracker
+from tasks.tracking import epoch_values, run_facts, sweep_run_tracker
 
 # Flow runs that are to stop: their runs in flight end after the epoch they are at.
 _stopping: set[str] = set()
@@ -165,7 +166,8 @@ def sweep_run(
         progress_sink().advance(stage, 1)
         return stored, True
     data = _held.get(parts.digest) or _read_again(parts)
-    settings = {"run": run.model_dump(mode="json"), "sweep": folder.url}
+    split = data.evaluation.split
+    settings = {"run": run.model_dump(mode="json"), "sweep": folder.url, **run_facts()}
     with tracked(
         sweep_run_tracker(tracking, run.name, run.fingerprint(data.digest)), settings
     ) as log:
@@ -175,10 +177,8 @@ def sweep_run(
             _require_going_on(of_flow)
 
         result = make_run(run, data, folder, on_epoch)
-        log.summary({f"validation_{name}": value for name, value in result.validation.items()})
-        log.summary(
-            {f"{data.evaluation.split}_{name}": it for name, it in result.evaluation.items()}
-        )
+        log.summary({names.validation(name): it for name, it in result.validation.items()})
+        log.summary({names.score(split, name): it for name, it in result.evaluation.items()})
     progress_sink().advance(stage, 1)
     get_run_logger().info("%s: %d epochs in %.1f s", run.name, result.epochs, result.seconds)
     return result, False

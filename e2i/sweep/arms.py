@@ -59,8 +59,6 @@ ARM_EXPLANATIONS: dict[ArmName, str] = {
 }
 """What each is, in half a sentence."""
 
-_NATIVE = ImagesConfig(image_size="native")
-
 
 def is_vision(arm: ArmName) -> bool:
     """Whether the arm's audio head is a CNN."""
@@ -88,10 +86,22 @@ def arm_heads(arm: ArmName, config: SweepConfig) -> HeadsConfig:
     )
 
 
-def seen_by(arm: ArmName, cache: CachedEmbeddings, seed: int) -> CachedEmbeddings:
-    """A cache as an arm sees it: where that is not the plain one, its audio fingerprint says so."""
+def seen_by(
+    arm: ArmName, cache: CachedEmbeddings, seed: int, standardization: Standardization | None
+) -> CachedEmbeddings:
+    """A cache as an arm sees it: where that is not the plain one, its audio fingerprint says so.
+
+    Args:
+        arm: which.
+        cache: as it is stored.
+        seed: of the permutation.
+        standardization: of the training clips, where the heads standardize; the images that
+            `mlp-decoded` decodes are folded from what comes out, as the CNNs' are.
+    """
     if arm == "mlp-decoded":
-        decoded = decode_images(encode_images(cache.audio, _NATIVE, cache.clip_ids))
+        images = ImagesConfig(image_size="native", standardize=standardization is not None)
+        encoded = encode_images(cache.audio, images, cache.clip_ids, standardization)
+        decoded = decode_images(encoded, standardization)
         return replace(cache, audio=decoded, audio_fingerprint=f"{cache.audio_fingerprint}-decoded")
     if arm == "cnn-permuted":
         return replace(cache, audio_fingerprint=f"{cache.audio_fingerprint}-permuted-{seed}")

@@ -10,8 +10,9 @@ import pytest
 from e2i.cache.header import CacheHeader, SideHeader
 from e2i.code_version import code_version
 from e2i.storage import Folder
+from e2i.tracking.config import TrackingConfig
 from e2i.training.epochs import EpochRecord
-from tasks import artifacts
+from tasks import artifacts, tracking
 from tasks.tracking import (
     cache_artifact,
     epoch_values,
@@ -91,4 +92,24 @@ def test_scores_of_seen_clips_have_names_of_their_own() -> None:
         "evaluation_seen_text_to_audio_R@1": 0.5,
         "evaluation_seen_text_to_audio_R@1_low": 0.4,
         "evaluation_seen_text_to_audio_R@1_high": 0.6,
+    }
+
+
+def test_runs_of_a_sweep_are_runs_of_their_own_in_one_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(tracking, "get_run_logger", lambda: SimpleNamespace(warning=print))
+    monkeypatch.setattr(tracking, "open_tracker", lambda *given: opened.append(given))
+    config = TrackingConfig(log_dir=str(tmp_path), run_name="mine", wandb_mode="offline")
+    for name, fingerprint in (("mlp-1000-trial-01", "ab" * 16), ("mlp-1000-trial-02", "cd" * 16)):
+        tracking.sweep_run_tracker(config, name, fingerprint)
+    assert [given[0] for given in opened] == ["sweep", "sweep"]
+    assert [given[1].run_name for given in opened] == [
+        "mine-mlp-1000-trial-01",
+        "mine-mlp-1000-trial-02",
+    ]
+    assert [given[2].id[-12:] for given in opened] == ["ab" * 6, "cd" * 6]
+    assert {(given[2].labels.group, given[2].labels.job_type) for given in opened} == {
+        ("mine", "sweep")
     }

@@ -16,20 +16,28 @@ NATIVE = ImagesConfig(image_size="native")
 
 def test_only_two_arms_see_something_else_and_their_caches_say_so(data: SweepData) -> None:
     cache = data.evaluation
-    fingerprints = {arm: seen_by(arm, cache, 13).audio_fingerprint for arm in ALL_ARMS}
+    fingerprints = {arm: seen_by(arm, cache, 13, None).audio_fingerprint for arm in ALL_ARMS}
     other = {arm for arm, found in fingerprints.items() if found != cache.audio_fingerprint}
     assert other == {"mlp-decoded", "cnn-permuted"}
     assert len(set(fingerprints.values())) == 3
-    assert seen_by("cnn-permuted", cache, 14).audio_fingerprint != fingerprints["cnn-permuted"]
+    assert (
+        seen_by("cnn-permuted", cache, 14, None).audio_fingerprint != fingerprints["cnn-permuted"]
+    )
 
 
 def test_the_decoded_embedding_is_near_and_not_the_same(data: SweepData) -> None:
     cache = data.evaluation
-    decoded = seen_by("mlp-decoded", cache, 13).audio
+    decoded = seen_by("mlp-decoded", cache, 13, None).audio
     encoded = encode_images(cache.audio, NATIVE)
     steps = (encoded.maxima - encoded.minima).max(axis=1, keepdims=True) / 255
     assert not np.array_equal(decoded, cache.audio)
     assert (np.abs(decoded - cache.audio) <= 0.5 * steps * (1 + 1e-4)).all()
+    by = data.standardization
+    finer = seen_by("mlp-decoded", cache, 13, by).audio
+    standardized = encode_images(by.apply(cache.audio), NATIVE)
+    steps = (standardized.maxima - standardized.minima).max(axis=1, keepdims=True) / 255
+    assert (np.abs(finer - cache.audio) <= 0.5 * steps * by.deviation * (1 + 1e-4)).all()
+    assert not np.array_equal(finer, decoded)
 
 
 def test_cells_move_as_wholes_and_alike_in_all_clips(data: SweepData) -> None:
@@ -51,7 +59,7 @@ def test_permuted_images_come_as_if_they_were_stored(data: SweepData) -> None:
     load = images_for("cnn-permuted", 13)
     assert load is not None
     pixels = encode_images(data.evaluation.audio, NATIVE).pixels
-    assert np.array_equal(load(data.evaluation, NATIVE), permuted_cells(pixels, 13))
+    assert np.array_equal(load(data.evaluation, NATIVE, None), permuted_cells(pixels, 13))
     assert [images_for(arm, 13) for arm in ALL_ARMS if arm != "cnn-permuted"] == [None] * 6
 
 
