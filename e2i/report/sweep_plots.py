@@ -80,7 +80,7 @@ def _seed_plot(content: SweepContent) -> Plot:
         for column, budget in enumerate(budgets):
             for place, one in enumerate(content.at(budget)):
                 scores = 100 * np.array(one.seed_scores(metric))
-                height = place + (column - (len(budgets) - 1) / 2) * 0.5 / max(1, len(budgets) - 1)
+                height = place + (column - (len(budgets) - 1) / 2) * 0.32 / max(1, len(budgets) - 1)
                 color = theme.models[column % len(theme.models)]
                 label = f"{budget:,} parameters" if place == 0 else None
                 axes.plot(
