@@ -87,9 +87,11 @@ train-baseline: setup  ## PaSST, a text model and their heads, end to end on MET
 train-vision: setup  ## The same with a pseudo-image and a CNN behind PaSST (VISION_ARGS)
 	@$(BIN)/e2i finetune --model-type vision --metadata $(METADATA) $(VISION_ARGS)
 
+ifneq ($(DATABASE_URL),)
+server: export PREFECT_SERVER_DATABASE_CONNECTION_URL = $(DATABASE_URL)
+endif
 server: setup  ## A Prefect server in the background, on PREFECT_PORT (DATABASE_URL)
-	@$(if $(DATABASE_URL),PREFECT_SERVER_DATABASE_CONNECTION_URL="$(DATABASE_URL)") \
-	  $(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
+	@$(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
 
 stop-server: setup  ## End the server that `make server` started
 	@$(BIN)/python -m deployments.local_server stop

@@ -24,7 +24,8 @@ import torch
 import torchaudio
 
 from e2i.audio import load_waveform
-from e2i.decoding.pool import DecodingPool, usable_cores
+from e2i.cores import usable_cores
+from e2i.decoding.pool import DecodingPool
 
 SOURCE_HZ, TARGET_HZ = 44_100, 32_000
 

@@ -32,7 +32,7 @@ _BODY = """\
 {% if event.payload.message %}{{ event.payload.message }}
 Record: {{ event.payload.record }}
 {% else %}{{ flow_run.state.name }}: {{ flow_run.state.message }}
-{% endif %}Flow run: {{ flow_run|ui_url }}
+{% endif %}Flow run: {{ flow_run.id }}
 """
 
 

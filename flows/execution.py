@@ -54,8 +54,11 @@ def execute(name: str, command: Command, options: Options) -> int:
 
 def _run(command: Command, options: Options) -> RunSummary:
     """The command's flow, or the quick command itself."""
+    from flows.credentials import refuse_credentials
     from flows.preflight import check_call, check_server
 
+    if command.needs_prefect:
+        refuse_credentials(dict(options.parameters))
     check_call(options.parameters)
     if not command.needs_prefect:
         quick: Callable[[object], RunSummary] = _load(command.runs)

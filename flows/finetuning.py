@@ -15,7 +15,7 @@ from tasks.finetuning import PreparedSplit, finetune_encoders, prepare_recording
 
 @flow(name="e2i-finetune", flow_run_name=name_run, persist_result=False)
 def finetune(
-    source: MetadataConfig = MetadataConfig(),
+    source: MetadataConfig,
     val_metadata: str = "",
     test_metadata: str = "",
     output_dir: str = "checkpoints",
@@ -48,10 +48,10 @@ def finetune(
             splits[role] = prepare_recordings(metadata, role, waveforms_url, finetuning)
             record.add(splits[role].counts)
             record.notes += splits[role].notes
-    parts = [splits[role].examples if role in splits else None for role in ("validation", "test")]
     done = finetune_encoders(
         unvisited(splits["training"].examples),
-        *(unvisited(part) for part in parts),
+        unvisited(splits["validation"].examples if "validation" in splits else None),
+        unvisited(splits["test"].examples if "test" in splits else None),
         waveforms_url,
         output_dir,
         finetuning,

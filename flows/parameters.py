@@ -82,13 +82,13 @@ class PipelineParameters(Configuration):
     vision_training: TrainingConfig = CNN_TRAINING
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
+    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
     placement: Placement = Field(
         "here",
         description="'here': every step in this run; 'pools': embedding and training as runs of "
         "their own on the work pool e2i-gpu, the rest here. That needs a Prefect server with the "
         "deployments of `make deploy`, workers for both pools, and a store that all reach.",
     )
-    runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
 
 
 DEMO = PipelineParameters(

@@ -13,7 +13,7 @@ from e2i.errors import RunFailedError
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.reevaluate import HowToReevaluate
 from e2i.retrieval.config import ComparisonConfig, EvaluationConfig
-from e2i.store_layout import StoreLayout, public_url, split_url
+from e2i.store_layout import StoreLayout, split_url
 from e2i.tracking.config import TrackingConfig
 from flows.caching import embed_split
 from flows.chunk_threads import CHUNK_RUNNER
@@ -80,9 +80,7 @@ def reevaluate(
         "logs": tracking.log_dir,
     }
     if judged.verdict.failed:
-        raise RunFailedError(
-            f"{' '.join(judged.notes)} The record is {public_url(judged.record_url)}."
-        )
+        raise RunFailedError(f"{' '.join(judged.notes)} The record is {judged.record_url}.")
     record.notes += judged.notes
     details = {
         "outcome": judged.verdict.outcome,

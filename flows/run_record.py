@@ -12,21 +12,26 @@ from prefect.runtime import flow_run
 
 from e2i.datasets.metadata_file import dataset_named_in, split_named_in
 from e2i.store_layout import public_url, split_url
+from flows.credentials import refuse_credentials
 from flows.parameters import TRAINING_CACHE
 from flows.summary import RunSummary
 from tasks.naming import stored_names
 
 
 class RunRecord:
-    """Counts add up, locations are kept by name.
+    """Counts add up, locations are kept by name. Each flow begins with one.
 
     Attributes:
         counts: what was done, how often.
         locations: what lies where; told without credentials.
         notes: sentences that the reader of the result needs.
+
+    Raises:
+        ConfigError: a parameter of the flow run holds credentials.
     """
 
     def __init__(self) -> None:
+        refuse_credentials(flow_run.get_parameters())
         self.counts: Counter[str] = Counter()
         self.locations: dict[str, str] = {}
         self.notes: list[str] = []
@@ -80,7 +85,11 @@ def run_name(parameters: Mapping[str, Any], of_cache: Sequence[str] = ()) -> str
         return "-".join(word for word in of_cache if word)
     else:
         words = [_last_name(_cache_of(parameters))]
-    words += [_field(encoders, "audio_encoder"), _field(encoders, "text_encoder")]
+    words += [
+        _encoder_name(_field(encoders, "audio_encoder")),
+        _encoder_name(_field(encoders, "text_encoder")),
+    ]
+    words.append(_field(parameters.get("finetuning"), "model_type"))
     return "-".join(str(word) for word in words if word) or "e2i"
 
 
@@ -108,6 +117,12 @@ def started_at_utc() -> str:
 
 def _field(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
+
+
+def _encoder_name(encoder: Any) -> str:
+    """An encoder's name; of one in a checkpoint that of its file, without the place."""
+    kind, is_checkpoint, location = str(encoder or "").partition(":")
+    return split_url(location)[1].removesuffix(".safetensors") if is_checkpoint else kind
 
 
 def _last_name(location: str) -> str:

@@ -10,6 +10,7 @@ Conventions: names of variables are told, values never.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,8 +101,11 @@ def take_credentials(client: SyncPrefectClient) -> tuple[str, ...]:
 
 
 def store_block(service: Service, variables: Mapping[str, str]) -> None:
-    """Make a service's block, or replace what it holds."""
-    block: Secret[Any] = Secret(value=dict(variables))
+    """Make a service's block, or replace what it holds.
+
+    It holds one text: of a block's value that is an object, Prefect would show every part.
+    """
+    block: Secret[Any] = Secret(value=json.dumps(dict(variables)))
     block.save(service.block, overwrite=True)
 
 

@@ -15,7 +15,7 @@ from e2i.report.scores import Metrics
 from e2i.storage import Folder
 from e2i.store_layout import join_url
 from e2i.tracking.config import TrackingConfig
-from e2i.tracking.tracker import tracked
+from e2i.tracking.tracker import StoredArtifact, tracked
 from e2i.training.epochs import EpochRecord
 from e2i.training.finetune.config import FinetuneConfig
 from e2i.training.finetune.examples import Examples
@@ -24,7 +24,7 @@ from e2i.training.selection import chosen_by
 from tasks.artifacts import scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.tracking import epoch_values, flow_run_tracker
+from tasks.tracking import epoch_values, flow_run_tracker, run_facts
 
 SHOWN_FAILURES = 5
 
@@ -90,7 +90,7 @@ def prepare_recordings(
             "stored is kept."
         )
     examples = Examples.of(clips, stored)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if failed:
         notes = (
             f"{len(failed)} of {len(clips.clips)} {role} recordings cannot be decoded and are left "
@@ -167,9 +167,14 @@ def finetune_encoders(
     logger = get_run_logger()
     name = f"fine-tune {config.model_type}"
     total = batches_in_all(inputs, config)
-    settings = {"finetuning": config.model_dump(mode="json"), "output": output.url}
+    settings = {
+        "finetuning": config.model_dump(mode="json"),
+        "output": output.url,
+        **run_facts(),
+    }
+    tags = [train.keys[0].dataset, train.keys[0].split, config.model_type]
     with (
-        tracked(flow_run_tracker("finetune", tracking), settings) as tracker,
+        tracked(flow_run_tracker("finetune", tracking, tags), settings) as tracker,
         Stage(name, total, "batches") as stage,
     ):
 
@@ -189,6 +194,9 @@ def finetune_encoders(
         metric = chosen_by(config.selection_metric, best.metrics)
         tracker.summary({"best_epoch": best.epoch, **epoch_values(best)})
         tracker.summary({f"test_{key}": score["value"] or 0.0 for key, score in done.test.items()})
+        for file in (inputs.best_name, inputs.last_name):
+            url = join_url(output.url, file)
+            tracker.artifact(StoredArtifact(file.rpartition(".")[0], "model", url))
         stage.outcome = (
             f"epoch {best.epoch} of {config.epochs} kept, validation {metric} "
             f"{best.metrics[metric]:.3f}"

@@ -38,6 +38,9 @@ from tasks.tracking import (
     tags_of,
 )
 
+STATE_SHARE = 0.1
+"""Of a training's time that writing its state may take."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -90,8 +93,8 @@ def train(
 ) -> Trained:
     """Train on caches, choose the epoch on another, store the checkpoint.
 
-    The state after each epoch lies beside the checkpoint until that is there: a run that was killed
-    goes on from it.
+    The state of the last epochs lies beside the checkpoint until that is there: a run that was
+    killed goes on from it.
     """
     opened = [open_cache(Folder(url)) for url in cache_urls]
     caches = [cache.load() for cache in opened]
@@ -124,7 +127,11 @@ def train(
             flow_run_tracker("train", tracking, [*tags_of(opened), heads.input_type]), settings
         ) as tracker,
         Stage(name, training.epochs, "epochs") as stage,
-        StateFile(output, f"{checkpoint_name.rpartition('.')[0]}.training-state") as state,
+        StateFile(
+            output,
+            f"{checkpoint_name.rpartition('.')[0]}.training-state",
+            largest_share=STATE_SHARE,
+        ) as state,
     ):
 
         def on_epoch(epoch: EpochRecord) -> None:

@@ -18,7 +18,7 @@ from e2i.decoding.pool import WaveformLoader
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
 from e2i.errors import ConfigError
-from e2i.publishing.published import Promotion, read_published
+from e2i.publishing.published import Promotion, Published, read_published
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.drift import Drift, find_drift
 from e2i.reevaluation.reevaluate import (
@@ -55,16 +55,21 @@ class Target:
     """What is published, and how its evaluation cache is brought up to date.
 
     Attributes:
-        promotion: what is published.
+        published: what is published.
         source: the recordings and captions of the evaluation cache.
         encoders: those that it was made with.
         cache: how it stores embeddings.
     """
 
-    promotion: Promotion
+    published: Published
     source: MetadataConfig
     encoders: EncodersConfig
     cache: CacheConfig
+
+    @property
+    def promotion(self) -> Promotion:
+        """The promotion that is in use."""
+        return self.published.current
 
     @property
     def cache_url(self) -> str:
@@ -111,8 +116,8 @@ def find_published(
             "a re-evaluation does not replace what is stored: got force, expected it off, as drift "
             "would not show. Embed with `e2i cache-embeddings --force`."
         )
-    promotion = read_published(Folder(StoreLayout(store_url).store_url)).current
-    folder = Folder(promotion.evaluation.url)
+    published = read_published(Folder(StoreLayout(store_url).store_url))
+    folder = Folder(published.current.evaluation.url)
     header = read_header(folder)
     metadata = source.metadata or open_cache(folder).manifest.source or None
     if metadata is None:
@@ -121,7 +126,7 @@ def find_published(
             "source, expected --metadata. Give the one that `e2i cache-embeddings` was given."
         )
     return Target(
-        promotion=promotion,
+        published=published,
         source=source.model_copy(
             update={"metadata": metadata, "split": source.split or header.split}
         ),
@@ -151,6 +156,7 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
             loader,
             sample=config.drift_sample,
             seed=seed,
+            measure=loader.measure,
             decoders=loader.at_once,
         )
         stage.outcome = f"{drift.clips} clips, {len(drift.moved)} moved"
@@ -190,7 +196,7 @@ def evaluate_and_compare(
         Stage("evaluate what is published", cache.manifest.counts.captions, "captions") as stage,
     ):
         recorded = reevaluate(
-            store_url, target.promotion, cache, drift, how, run=run, counts=counts
+            store_url, target.published, cache, drift, how, run=run, counts=counts
         )
         stage.outcome = recorded.result.verdict.outcome
         tracker.summary(score_values(recorded.metrics, cache.manifest.split, seen=False))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 from e2i.audio import Waveform
+from e2i.cores import usable_cores
 from e2i.decoding.mapping import map_waveform
 from e2i.decoding.process import DecodingProcess, NotBegunError
 from e2i.decoding.temporary import temporary_file
@@ -25,13 +26,6 @@ from e2i.resampling import ResamplerName
 DEFAULT_TIMEOUT_S = 60.0
 _ATTEMPTS = 3
 _T = TypeVar("_T")
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class DecodingPool:

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from e2i.device import resolve_device
 from e2i.encoders.batching import halved_if_too_large
 from e2i.encoders.clap_settings import (
     ClapExtractor,
@@ -40,12 +39,10 @@ from e2i.encoders.clap_settings import (
 )
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hf_text import caption_form, embedded, tokenized
-from e2i.encoders.hub_files import fetch_weights
-from e2i.encoders.model_files import WEIGHTS
 from e2i.encoders.products import strict_float32
 from e2i.encoders.protocols import AudioEmbedding, Settings
 from e2i.encoders.transformers_loading import (
-    load_model,
+    load_ready_model,
     load_tokenizer,
     pack_model,
     quiet_loading,
@@ -145,14 +142,9 @@ class ClapAudioEncoder:
     def _ready(self) -> _AudioSide:
         with self._lock:
             if self._loaded is None:
-                if self._files.repository:
-                    fetch_weights(
-                        self._files.repository, self._files.revision, self._option, WEIGHTS
-                    )
-                device = resolve_device(self._config.device)
-                model = load_model(
-                    self._files, "ClapAudioModelWithProjection", self._config.precision
-                ).to(device)
+                model, device = load_ready_model(
+                    self._files, self._option, "ClapAudioModelWithProjection", self._config
+                )
                 side = _AudioSide(model, self._extractor, _mel_filters(self._extractor), device)
                 samples = np.random.default_rng(0).standard_normal(self._extractor.window_samples)
                 mel = side.mel((0.1 * samples).astype(np.float32))[None]
@@ -208,22 +200,12 @@ class ClapTextEncoder:
     def _ready(self) -> _TextSide:
         with self._lock:
             if self._loaded is None:
-                if self._files.repository:
-                    fetch_weights(
-                        self._files.repository, self._files.revision, self._option, WEIGHTS
-                    )
-                device = resolve_device(self._config.device)
-                model = load_model(
-                    self._files, "ClapTextModelWithProjection", self._config.precision
-                ).to(device)
+                model, device = load_ready_model(
+                    self._files, self._option, "ClapTextModelWithProjection", self._config
+                )
                 side = _TextSide(model, load_tokenizer(self._files), device)
                 inputs = tokenized(side.tokenizer, ["A dog barks far away."], 16).batch([0], device)
-
-                def tried() -> Tensor:
-                    with torch.inference_mode(), strict_float32():
-                        return side.embed(inputs)
-
-                pack_model(model, tried)
+                pack_model(model, lambda: side.embed(inputs))
                 self._loaded = side
             return self._loaded
 

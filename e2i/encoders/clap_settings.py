@@ -67,7 +67,7 @@ def clap_files(config: EncodersConfig, side: str) -> tuple[ModelFiles, str]:
         named[TEXT_MODEL_OPTION] = config.text_model
     own = AUDIO_WEIGHTS_OPTION if side == "audio" else TEXT_MODEL_OPTION
     option = own if named.get(own) else next((o for o, name in named.items() if name), own)
-    files = model_files(named.get(option) or DEFAULT_MODEL, option)
+    files = model_files(named.get(option) or DEFAULT_MODEL, option, config.models_dir)
     kind = files.config.get("model_type")
     if kind != "clap":
         raise files.unusable(f"the model type is {kind!r} and not 'clap'")

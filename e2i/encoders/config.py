@@ -61,6 +61,12 @@ class EncodersConfig(Configuration):
         min_length=1,
         description="passt: local folder that fetched weights are kept in, and looked for first.",
     )
+    models_dir: str = Field(
+        "~/.cache/e2i/models",
+        min_length=1,
+        description="hf, clap: local folder that models below URLs are copied to, once. Published "
+        "models are in the Hugging Face cache (HF_HOME).",
+    )
     windowing: WindowingOption = Field(
         "hear",
         description="passt: windows of a clip. hear: whole up to the model's window, longer ones "

@@ -61,35 +61,46 @@ def is_checkpoint(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def unpacked(config: EncodersConfig) -> EncodersConfig:
-    """The same encoders, with those of a checkpoint as weights in published formats.
+def unpacked_audio(config: EncodersConfig) -> EncodersConfig:
+    """The same, with an audio encoder of a checkpoint as weights in the published format.
 
     Raises:
         EncoderUnavailableError: there is no such checkpoint, or it holds no encoders.
         StorageError: the store refused.
     """
-    changes: dict[str, object] = {}
-    if is_checkpoint(config.audio_encoder):
-        record, folder = _unpacked(config.audio_encoder.removeprefix(PREFIX), "--audio-encoder")
-        changes |= {
-            "audio_encoder": "passt",
-            "audio_arch": record.audio_arch,
-            "audio_weights": str(folder / AUDIO_NAME),
-            "windowing": record.windowing,
-            "resampler": record.resampler,
-            "normalize": record.normalize,
-        }
-    if is_checkpoint(config.text_encoder):
-        record, folder = _unpacked(config.text_encoder.removeprefix(PREFIX), "--text-encoder")
-        changes |= {
-            "text_encoder": "hf",
-            "text_model": str(folder / TEXT_NAME),
-            "text_pooling": record.text_pooling,
-            "max_length": record.max_length,
-            "caption_form": record.caption_form,
-            "normalize": record.normalize,
-        }
-    return config.model_copy(update=changes) if changes else config
+    if not is_checkpoint(config.audio_encoder):
+        return config
+    record, folder = _unpacked(config.audio_encoder.removeprefix(PREFIX), "--audio-encoder")
+    changes = {
+        "audio_encoder": "passt",
+        "audio_arch": record.audio_arch,
+        "audio_weights": str(folder / AUDIO_NAME),
+        "windowing": record.windowing,
+        "resampler": record.resampler,
+        "normalize": record.normalize,
+    }
+    return config.model_copy(update=changes)
+
+
+def unpacked_text(config: EncodersConfig) -> EncodersConfig:
+    """The same, with a text encoder of a checkpoint as a folder of transformers.
+
+    Raises:
+        EncoderUnavailableError: there is no such checkpoint, or it holds no encoders.
+        StorageError: the store refused.
+    """
+    if not is_checkpoint(config.text_encoder):
+        return config
+    record, folder = _unpacked(config.text_encoder.removeprefix(PREFIX), "--text-encoder")
+    changes = {
+        "text_encoder": "hf",
+        "text_model": str(folder / TEXT_NAME),
+        "text_pooling": record.text_pooling,
+        "max_length": record.max_length,
+        "caption_form": record.caption_form,
+        "normalize": record.normalize,
+    }
+    return config.model_copy(update=changes)
 
 
 def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:

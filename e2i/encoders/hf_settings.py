@@ -34,7 +34,7 @@ def hf_settings(config: EncodersConfig) -> SettingValues:
         EncoderUnavailableError: the model cannot be had.
         ConfigError: the model does not take captions as long as asked for.
     """
-    files = model_files(config.text_model, TEXT_MODEL_OPTION)
+    files = model_files(config.text_model, TEXT_MODEL_OPTION, config.models_dir)
     pooling = config.text_pooling
     form = config.caption_form
     return {

@@ -26,17 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from e2i.device import resolve_device
 from e2i.encoders.batching import halved_if_too_large, length_batches
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.hf_settings import TEXT_MODEL_OPTION, hf_settings
-from e2i.encoders.hub_files import fetch_weights
-from e2i.encoders.model_files import WEIGHTS, ModelFiles, model_files
+from e2i.encoders.model_files import ModelFiles, model_files
 from e2i.encoders.products import strict_float32
 from e2i.encoders.protocols import Settings
 from e2i.encoders.transformers_loading import (
-    Precision,
-    load_model,
+    load_ready_model,
     load_tokenizer,
     pack_model,
 )
@@ -66,7 +63,7 @@ class HfTextEncoder:
     def __init__(self, config: EncodersConfig) -> None:
         self._config = config
         self._settings = hf_settings(config)
-        self._files = model_files(config.text_model, TEXT_MODEL_OPTION)
+        self._files = model_files(config.text_model, TEXT_MODEL_OPTION, config.models_dir)
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
 
@@ -233,20 +230,18 @@ def _load(files: ModelFiles, config: EncodersConfig, dim: int) -> _Loaded:
     Raises:
         EncoderUnavailableError: they cannot be had, or are not a text encoder.
     """
-    device = resolve_device(config.device)
-    if files.repository:
-        fetch_weights(files.repository, files.revision, TEXT_MODEL_OPTION, WEIGHTS)
-    precision: Precision = config.precision
-    model: Any = load_model(files, "AutoModel", precision, without=("pooler",))
+    model, device = load_ready_model(
+        files, TEXT_MODEL_OPTION, "AutoModel", config, without=("pooler",)
+    )
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
-    loaded = _Loaded(model.to(device), load_tokenizer(files), device)
+    loaded = _Loaded(model, load_tokenizer(files), device)
     inputs = tokenized(loaded.tokenizer, [_TRIED], _TRIED_LENGTH).batch([0], device)
 
     def tried() -> Tensor:
-        with torch.inference_mode(), strict_float32():
+        with torch.inference_mode():
             return _pooled(loaded, config.text_pooling, inputs)
 
     try:

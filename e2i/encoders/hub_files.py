@@ -9,12 +9,14 @@ which token, is huggingface_hub's own affair (`HF_HOME`, `HF_HUB_OFFLINE`, `hf a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import ssl
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +26,28 @@ from e2i.errors import EncoderUnavailableError
 LIMIT_S = 10.0
 """The longest wait for an answer of the Hub."""
 
+_OF_THE_DISK = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+)
+
 
 def hub_model(
-    reference: str, option: str, side_files: Sequence[str], weights: Sequence[str]
+    reference: str,
+    option: str,
+    side_files: Sequence[str],
+    tokenizers: Sequence[str],
+    weights: Sequence[str],
 ) -> tuple[Path, str, str]:
     """A published model: local folder, name and commit.
+
+    What somebody else left in the cache without a tokenizer is completed, at its own commit, if
+    the Hub answers.
 
     Args:
         reference: `name` or `name@revision`.
         option: the option that named it, for messages.
         side_files: what is fetched now; the first has to be there.
+        tokenizers: names of them that a tokenizer is made from.
         weights: names of weights, one of which has to be there.
 
     Raises:
@@ -50,7 +64,9 @@ def hub_model(
     if isinstance(cached, str):
         folder = Path(cached).parent
         if any((folder / name).is_file() for name in weights):
-            return folder, repository, folder.name
+            if any((folder / name).is_file() for name in tokenizers) or not _answers():
+                return folder, repository, folder.name
+            revision = folder.name
     if not _answers():
         raise _unreachable(reference, option)
     hub = _Hub(repository, revision or None, option)
@@ -144,7 +160,11 @@ class _Hub:
             raise _not_given(shown, "one that needs a login with access", self.option) from error
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise _not_given(shown, "no such model or revision", self.option) from error
-        except (LocalEntryNotFoundError, OSError) as error:
+        except LocalEntryNotFoundError as error:
+            raise _unreachable(shown, self.option) from error
+        except OSError as error:
+            if error.errno in _OF_THE_DISK:
+                raise _not_kept(shown, error, self.option) from error
             raise _unreachable(shown, self.option) from error
 
 
@@ -166,9 +186,30 @@ def _answers() -> bool:
         return False
 
 
+_quiet_guard = threading.Lock()
+_quiet_depth = 0
+_loud: list[Callable[[], None]] = []
+
+
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
-    """The Hub's client without its bars and remarks."""
+    """The Hub's client without its bars and remarks, until the last who entered has left."""
+    global _quiet_depth  # noqa: PLW0603 - the client's settings are the process's
+    with _quiet_guard:
+        if _quiet_depth == 0:
+            _loud.extend(_silenced())
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_guard:
+            _quiet_depth -= 1
+            while _quiet_depth == 0 and _loud:
+                _loud.pop()()
+
+
+def _silenced() -> list[Callable[[], None]]:
+    """Silence the client; what brings back what was there."""
     from huggingface_hub.utils import logging as hub_logging  # noqa: PLC0415
     from huggingface_hub.utils.tqdm import (  # noqa: PLC0415
         are_progress_bars_disabled,
@@ -176,16 +217,13 @@ def quiet_hub() -> Iterator[None]:
         enable_progress_bars,
     )
 
-    verbosity, bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
+    verbosity = hub_logging.get_verbosity()
+    before: list[Callable[[], None]] = [lambda: hub_logging.set_verbosity(verbosity)]
     hub_logging.set_verbosity(logging.CRITICAL)
-    if bars:
+    if not are_progress_bars_disabled():
         disable_progress_bars()
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(verbosity)
-        if bars:
-            enable_progress_bars()
+        before.append(enable_progress_bars)
+    return before
 
 
 def _not_given(reference: str, what: str, option: str) -> EncoderUnavailableError:
@@ -203,4 +241,14 @@ def _unreachable(reference: str, option: str) -> EncoderUnavailableError:
         f"{reference!r}, neither a folder here nor in {constants.HF_HUB_CACHE}, expected "
         f"config.json, tokenizer.json and model.safetensors of it. Put them into a folder and give "
         f"that as {option}, or run once with a network."
+    )
+
+
+def _not_kept(reference: str, error: OSError, option: str) -> EncoderUnavailableError:
+    from huggingface_hub import constants  # noqa: PLC0415
+
+    return EncoderUnavailableError(
+        f"the model cannot be kept on this machine: got {error.strerror} for {reference} in "
+        f"{constants.HF_HUB_CACHE}, expected a folder with room that can be written to. Set "
+        f"HF_HOME to one, or give a local folder as {option}."
     )

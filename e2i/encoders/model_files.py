@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from e2i.encoders.hub_files import hub_model
+from e2i.encoders.unfinished import unfinished
 from e2i.errors import E2IError, EncoderUnavailableError, is_transient
 from e2i.storage import FileInfo, Folder
 
 COPIES = Path("~/.cache/e2i/models")
-"""Where copies of models below URLs are kept."""
+"""Where copies of models below URLs are kept, unless another folder is named."""
 
 CONFIG = "config.json"
 SIDE_FILES = (
@@ -117,12 +117,13 @@ class ModelFiles:
         )
 
 
-def model_files(reference: str, option: str) -> ModelFiles:
+def model_files(reference: str, option: str, copies: str = "") -> ModelFiles:
     """Find a model; its weights are not read, but for a digest.
 
     Args:
         reference: local folder, URL, or published name.
         option: the option that named it, for messages.
+        copies: local folder for copies of models below URLs; empty: `COPIES`.
 
     Raises:
         EncoderUnavailableError: it is not there, files are missing, or the Hub does not answer.
@@ -135,25 +136,25 @@ def model_files(reference: str, option: str) -> ModelFiles:
     if hub is not None and not reference.startswith(("hf://datasets/", "hf://spaces/")):
         reference = hub[1]
     if "://" in reference:
-        return _below_url(reference, option)
+        return _below_url(reference, option, (Path(copies) if copies else COPIES).expanduser())
     if not _NAME.fullmatch(reference) or reference.startswith("."):
         raise EncoderUnavailableError(
             f"there is no model folder: got {reference!r}, expected a folder, a URL, or the name "
             f"of a published model (owner/name). Correct {option}."
         )
     with _lock:
-        path, repository, revision = hub_model(reference, option, SIDE_FILES, WEIGHTS)
+        path, repository, revision = hub_model(reference, option, SIDE_FILES, TOKENIZERS, WEIGHTS)
     return ModelFiles(
         reference, path, {"model": repository, "revision": revision}, repository, revision
     )
 
 
-def _below_url(url: str, option: str) -> ModelFiles:
+def _below_url(url: str, option: str, copies: Path) -> ModelFiles:
     folder = Folder(url)
     if folder.local_path is not None:
         return _below(folder, folder.local_path, option)
     with _lock:
-        return _below(folder, _copied(folder, option), option)
+        return _below(folder, _copied(folder, option, copies), option)
 
 
 def _below(folder: Folder, path: Path, option: str) -> ModelFiles:
@@ -218,32 +219,37 @@ def _digest(path: Path) -> str:
         return _digests[key]
 
 
-def _copied(folder: Folder, option: str) -> Path:
+def _copied(folder: Folder, option: str, copies: Path) -> Path:
     """A local copy of the model below a URL, made where there is none of these versions."""
     try:
         files = _needed(folder, folder.url, option)
         versions = [(file.name, file.size_bytes, file.version) for file in files]
         key = hashlib.sha256(json.dumps([folder.url, versions]).encode()).hexdigest()[:32]
-        copy = COPIES.expanduser() / key
+        copy = copies / key
         if not copy.is_dir():
             _copy(folder, files, copy)
     except EncoderUnavailableError:
         raise
-    except (E2IError, OSError) as error:
+    except E2IError as error:
         if is_transient(error):
             raise
         raise EncoderUnavailableError(
             f"the model cannot be read: got {folder.url} ({error}), expected a readable folder. "
             f"Correct {option}, or give a local folder."
         ) from error
+    except OSError as error:
+        raise EncoderUnavailableError(
+            f"a copy of the model cannot be kept: got {error.strerror or error} for {copies}, "
+            "expected a folder of this machine with room that can be written to. Name one with "
+            f"--models-dir, or give a local folder as {option}."
+        ) from error
     return copy
 
 
 def _copy(folder: Folder, files: Iterable[FileInfo], copy: Path) -> None:
     """Copy files to a folder that shows up whole or not at all."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".unfinished-") as scratch:
-        whole = Path(scratch) / "model"
+    with unfinished(copy.parent) as scratch:
+        whole = scratch / "model"
         whole.mkdir()
         for file in files:
             with folder.open(file.name) as source, (whole / file.name).open("wb") as target:

@@ -13,15 +13,18 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
-from e2i.encoders.model_files import ModelFiles
-from e2i.encoders.products import TOLERANCE, PackedLinear, pack_linears
+from e2i.device import resolve_device
+from e2i.encoders.config import EncodersConfig
+from e2i.encoders.hub_files import fetch_weights
+from e2i.encoders.model_files import WEIGHTS, ModelFiles
+from e2i.encoders.products import TOLERANCE, PackedLinear, pack_linears, strict_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,6 +83,33 @@ def load_model(
     return loaded
 
 
+def load_ready_model(
+    files: ModelFiles,
+    option: str,
+    kind: str,
+    config: EncodersConfig,
+    *,
+    without: tuple[str, ...] = (),
+) -> tuple[Any, torch.device]:
+    """A model on the device asked for, its weights fetched if need be; and that device.
+
+    Args:
+        files: of the model.
+        option: the option that named it, for messages.
+        kind: class of transformers.
+        config: precision and device.
+        without: as for `load_model`.
+
+    Raises:
+        EncoderUnavailableError: the weights cannot be had or are not taken.
+        ConfigError: the device cannot be used here.
+    """
+    device = resolve_device(config.device)
+    if files.repository:
+        fetch_weights(files.repository, files.revision, option, WEIGHTS)
+    return load_model(files, kind, config.precision, without=without).to(device), device
+
+
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
@@ -112,8 +142,14 @@ def pack_model(model: nn.Module, probe: Callable[[], Tensor]) -> None:
 
     Args:
         model: on its device.
-        probe: what the model makes of some input; raises what the model raises.
+        probe: what the model makes of some input, called as it is to be run; raises what the model
+            raises.
     """
+
+    def tried() -> Tensor:
+        with torch.inference_mode(), strict_float32():
+            return probe()
+
     replaceable = (nn.Linear, GELUActivation, nn.GELU)
     before = [
         (parent, name, layer)
@@ -121,7 +157,7 @@ def pack_model(model: nn.Module, probe: Callable[[], Tensor]) -> None:
         for name, layer in parent.named_children()
         if isinstance(layer, replaceable)
     ]
-    expected = probe()
+    expected = tried()
     if not pack_linears(model):
         return
     for parent in model.modules():
@@ -130,7 +166,7 @@ def pack_model(model: nn.Module, probe: Callable[[], Tensor]) -> None:
             setattr(parent, "dense", _LinearGelu(layer))  # noqa: B010 - any module's attribute
             setattr(parent, _ACTIVATION, nn.Identity())
     try:
-        off = (probe() - expected).norm() / expected.norm()
+        off = (tried() - expected).norm() / expected.norm()
         same = bool(off <= TOLERANCE.get(next(model.parameters()).dtype, 0.0))
     except (AttributeError, TypeError):
         same = False

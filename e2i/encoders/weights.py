@@ -15,13 +15,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from e2i.encoders.unfinished import unfinished
 from e2i.errors import (
     E2IError,
     EncoderUnavailableError,
@@ -230,22 +230,10 @@ def _copy(folder: Folder, name: str, target: IO[bytes]) -> None:
 
 def _write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
     """Write a file under another name, and rename it once it is whole."""
-    unfinished: Path | None = None
-    try:
-        with _reading(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-            ) as file:
-                unfinished = Path(file.name)
-                fill(file)
-            unfinished.chmod(0o644)  # others may use the folder
-            unfinished.replace(path)
-            unfinished = None
-    finally:
-        if unfinished is not None:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
+    with _reading(path), unfinished(path.parent) as folder:
+        with (folder / path.name).open("wb") as file:
+            fill(file)
+        (folder / path.name).replace(path)
 
 
 @contextlib.contextmanager

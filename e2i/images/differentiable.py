@@ -40,7 +40,7 @@ def fold_with_gradient(embeddings: Tensor, config: ImagesConfig) -> Tensor:
     if not embeddings.requires_grad:
         return pixels.float()
     unrounded = _resized(_scaled(embeddings.float(), config), config, embeddings.shape[1])
-    straight: Tensor = _StraightThrough.apply(unrounded, pixels.float())  # type: ignore[no-untyped-call]
+    straight: Tensor = _StraightThrough.apply(unrounded, pixels.float())
     return straight
 
 
@@ -52,7 +52,7 @@ class _StraightThrough(torch.autograd.Function):
         return rounded.clone()
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return gradients[0], None
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,19 @@ class RenderCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingRows:
+    """Rows of the embeddings whose pseudo-images are not there as wanted.
+
+    Attributes:
+        rows: in the order of the embeddings.
+        replaced: those that will take the place of a file.
+    """
+
+    rows: tuple[int, ...]
+    replaced: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Wanted:
     """The images to have: by file name, the row of the embedding and what the PNG has to say."""
 
@@ -95,6 +109,7 @@ def render_images(
     *,
     fingerprint: str,
     progress: Progress | None = None,
+    written: Mapping[str, int] = MappingProxyType({}),
     standardization: Standardization | None = None,
 ) -> RenderCounts:
     """Make the folder hold the pseudo-images of these embeddings, and of no others.
@@ -109,6 +124,8 @@ def render_images(
         config: how to fold them, and where the images go.
         fingerprint: of the encoder that made the embeddings.
         progress: told of images as they are found or stored.
+        written: images that others have just made by `render_rows`, with their bytes by file name:
+            where the listing shows that many, they are not read again.
         standardization: statistics of the training clips, where `config` says to standardize;
             they are stored beside the images.
 
@@ -117,18 +134,14 @@ def render_images(
             no statistics to standardize by.
         StorageError: the store refused; what was rendered until then stays.
     """
-    if embeddings.ndim != 2 or len(embeddings) != len(ids):
-        raise ImageError(
-            f"ids and embeddings do not match: got {len(ids)} ids and embeddings of shape "
-            f"{embeddings.shape}, expected ({len(ids)}, D). Read both from one cache."
-        )
-    settings = ImageSettings.wanted(config, embeddings.shape[1], fingerprint, standardization)
-    wanted = _wanted(side, ids, embeddings, settings, standardization)
+    wanted = _wanted(
+        side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
+    )
     with StoredImages(folder, side, config) as stored:
         found = _Found(stored.listing(), read_index(stored.folder))
         if wanted.standardization is not None:  # before the images that name them
             write_standardization(stored.folder, wanted.standardization)
-        current = _current(stored, wanted, found)
+        current = _current(stored, wanted, found, written)
         missing = [name for name in wanted.rows if name not in current]
         if progress is not None:
             progress(len(current))
@@ -151,13 +164,72 @@ def render_images(
     )
 
 
+def missing_rows(
+    folder: Folder,
+    side: Side,
+    ids: Sequence[str],
+    embeddings: NDArray[np.float32],
+    config: ImagesConfig,
+    *,
+    fingerprint: str,
+    standardization: Standardization | None = None,
+) -> MissingRows:
+    """What `render_images` would make; makes none.
+
+    Args and errors: as for `render_images`.
+    """
+    wanted = _wanted(
+        side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
+    )
+    with StoredImages(folder, side, config) as stored:
+        found = _Found(stored.listing(), read_index(stored.folder))
+        current = _current(stored, wanted, found)
+    missing = {name: row for name, row in wanted.rows.items() if name not in current}
+    return MissingRows(tuple(missing.values()), sum(name in found.files for name in missing))
+
+
+def render_rows(
+    folder: Folder,
+    side: Side,
+    ids: Sequence[str],
+    embeddings: NDArray[np.float32],
+    config: ImagesConfig,
+    *,
+    fingerprint: str,
+    standardization: Standardization | None = None,
+) -> dict[str, int]:
+    """Make and store pseudo-images of some rows, whatever is there; bytes by file name.
+
+    For many at once: the index, and what has to go, are for one `render_images` at the end.
+
+    Args and errors: as for `render_images`; the ids may be a part of those of the side.
+    """
+    wanted = _wanted(
+        side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
+    )
+    with StoredImages(folder, side, config) as stored:
+        if wanted.standardization is not None:
+            write_standardization(stored.folder, wanted.standardization)
+        sizes = dict(_render(stored, list(wanted.rows), wanted, embeddings, config))
+        stored.folder.flush()
+    return sizes
+
+
 def _wanted(
     side: Side,
     ids: Sequence[str],
     embeddings: NDArray[np.float32],
-    settings: ImageSettings,
+    config: ImagesConfig,
+    *,
+    fingerprint: str,
     standardization: Standardization | None,
 ) -> _Wanted:
+    if embeddings.ndim != 2 or len(embeddings) != len(ids):
+        raise ImageError(
+            f"ids and embeddings do not match: got {len(ids)} ids and embeddings of shape "
+            f"{embeddings.shape}, expected ({len(ids)}, D). Read both from one cache."
+        )
+    settings = ImageSettings.wanted(config, embeddings.shape[1], fingerprint, standardization)
     rows: dict[str, int] = {}
     labels: dict[str, ImageLabel] = {}
     for row, item_id in enumerate(ids):
@@ -173,15 +245,22 @@ def _wanted(
     return _Wanted(settings, rows, labels, standardization if settings.standardization else None)
 
 
-def _current(stored: StoredImages, wanted: _Wanted, found: _Found) -> set[str]:
-    """Names of the stored images that are as wanted; only files unknown to the index are read."""
+def _current(
+    stored: StoredImages,
+    wanted: _Wanted,
+    found: _Found,
+    written: Mapping[str, int] = MappingProxyType({}),
+) -> set[str]:
+    """Names of stored images that are as wanted; only files that nobody vouches for are read."""
     current: set[str] = set()
     unknown: list[str] = []
     for name, label in wanted.labels.items():
         if name not in found.files:
             continue
         entry = found.known(name)
-        if entry is None:
+        if written.get(name) == found.files[name].size_bytes:
+            current.add(name)
+        elif entry is None:
             unknown.append(name)
         elif (found.index.settings, entry.embedding) == (wanted.settings, label.embedding_digest):
             current.add(name)

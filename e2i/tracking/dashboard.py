@@ -14,9 +14,10 @@ from typing import Any
 
 from wandb_workspaces import expr
 from wandb_workspaces import workspaces as ws
-from wandb_workspaces.reports.v2 import BarPlot, LinePlot, RunComparer
+from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, RunComparer
 
 from e2i.errors import RunFailedError
+from e2i.tracking.bounded_calls import call_within
 from e2i.tracking.names import (
     ARMS,
     EPOCH_NUMBERS,
@@ -27,7 +28,7 @@ from e2i.tracking.names import (
     validation,
 )
 from e2i.tracking.tracker import described
-from e2i.tracking.wandb_run import call_within, no_answer_from_wandb, silence
+from e2i.tracking.wandb_run import no_answer_from_wandb, silence
 
 NAME = "e2i"
 SPLIT = "evaluation"
@@ -95,10 +96,10 @@ def create_dashboard(entity: str, project: str, split: str = SPLIT) -> str:
 
         silence(scratch)
         workspace = dashboard(entity or str(wandb.Api().default_entity), project, split)
-        return str(workspace.save().url)
+        return str(workspace.save().url)  # type: ignore[no-untyped-call]
 
     try:
-        return str(call_within(save, SAVE_LIMIT_S, "create the dashboard"))
+        return call_within(save, SAVE_LIMIT_S, "create the dashboard", "Try again later.")
     except RunFailedError:
         raise
     except Exception as error:

@@ -7,8 +7,9 @@ Decides: W&B never asks, hangs or fails a run.
   state it cannot ask at a terminal.
 - Before going online the server is asked for any answer. Where none comes in time, or the run
   cannot be started there, it is kept offline, and where that cannot be, W&B is off.
-- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, ending 6 s. What
-  takes longer is left behind, and so are all later calls. Importing wandb is not counted.
+- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, an artifact 4 s,
+  ending 6 s. What takes longer is left behind, and so are all later calls. Importing wandb is not
+  counted.
 - Steps are numbered by W&B; ours are its value `step`, and the axis of its charts. So a step is
   a row of its own as soon as it is logged, and a retry goes on in the run that has its id. A run
   that is killed loses what it logged in its last second.
@@ -22,18 +23,18 @@ Source: wandb 0.31 `sdk/wandb_settings.py`, `sdk/wandb_init.py`, `errors/term.py
 from __future__ import annotations
 
 import contextlib
-import queue
 import re
 import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from e2i.errors import RunFailedError
+from e2i.tracking.bounded_calls import Worker
 from e2i.tracking.config import WandbMode
 from e2i.tracking.tracker import Status, StoredArtifact, Warn, described, without_credentials
 
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 START_LIMIT_S = 12.0
 LOG_LIMIT_S = 2.0
 ARTIFACT_LIMIT_S = 4.0
-_LONGEST_TAG = 64
 FINISH_LIMIT_S = 6.0
+_LONGEST_TAG = 64
 _ANSWER_S = 3.0
 _INIT_S = 5.0
 _UPLOAD_S = 4.0
@@ -130,7 +131,7 @@ class WandbRun:
         self._folder = folder
         self._warn = warn
         self._labels = labels
-        self._worker = _Worker()
+        self._worker = Worker()
         self._run: wandb.Run | None = None
 
     def links(self) -> Mapping[str, str]:
@@ -267,20 +268,6 @@ def silence(folder: Path) -> None:
     wandb.setup(_settings("online", folder))
 
 
-def call_within(function: Callable[[], Any], limit_s: float, what: str) -> Any:  # noqa: ANN401
-    """Call something of wandb's, and leave it behind when it takes too long.
-
-    Raises:
-        RunFailedError: it took too long.
-        Exception: whatever it raises.
-    """
-    worker = _Worker()
-    try:
-        return worker.call(function, limit_s, what)
-    finally:
-        worker.end()
-
-
 def _settings(mode: Mode, folder: Path) -> wandb.Settings:
     import wandb  # noqa: PLC0415
 
@@ -327,8 +314,8 @@ def _reference(artifact: StoredArtifact) -> wandb.Artifact:
     made.manifest.add_entry(
         ArtifactManifestEntry(
             path=url.rstrip("/").rsplit("/", 1)[-1],
-            digest=artifact.sha256 or url,  # type: ignore[arg-type]
-            ref=url if "://" in url else Path(url).absolute().as_uri(),  # type: ignore[arg-type]
+            digest=artifact.sha256 or url,
+            ref=url if "://" in url else Path(url).absolute().as_uri(),
             size=0,
         )
     )
@@ -381,52 +368,3 @@ def _no_answer(url: str, proxy: str | None) -> str:
     thread.start()
     thread.join(_ANSWER_S)
     return found[0] if found else f"no answer from {url} within {_ANSWER_S:.0f} s."
-
-
-class _Worker:
-    """A thread that calls one thing after the other, and is left behind when one takes too long."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def call(self, function: Callable[[], Any], limit_s: float, what: str) -> Any:  # noqa: ANN401
-        """Call it there, and wait.
-
-        Raises:
-            RunFailedError: it took too long.
-            Exception: whatever it raises.
-        """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="wandb-run", daemon=True)
-            self._thread.start()
-        done = threading.Event()
-        results: list[Any] = []
-        errors: list[Exception] = []
-
-        def run() -> None:
-            try:
-                results.append(function())
-            except Exception as error:
-                errors.append(error)
-            finally:
-                done.set()
-
-        self._calls.put(run)
-        if not done.wait(limit_s):
-            self.end()
-            raise RunFailedError(
-                f"W&B took too long to {what}: got no end within {limit_s:.0f} s, expected one. "
-                "Use --wandb-mode offline."
-            )
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    def end(self) -> None:
-        """Let the thread end after what it is at."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()

@@ -211,7 +211,8 @@ class TrainingRun:
     def state(self) -> TrainingState:
         """All that the next epoch depends on, as copies."""
         tensors = {f"model.{name}": it for name, it in _on_cpu(self._model.state_dict()).items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        if not self.history[-1].is_best:  # else they are those of the model
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, moments in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": it for name, it in _on_cpu(moments).items()}
         tensors["generator.batches"] = self._order.get_state()
@@ -225,7 +226,7 @@ class TrainingRun:
     def restore(self, state: TrainingState) -> None:
         """Become the run that the state was taken from, which has to be of the same fingerprint."""
         self._model.load_state_dict(state.below("model"))
-        self.best_weights = state.below("best")
+        self.best_weights = state.below("best") or state.below("model")
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.below("optimizer").items():
             index, _, moment = name.partition(".")

@@ -82,7 +82,7 @@ def train_heads(
         load_windows: reads the windows of a cache (`stored_windows_of`), for attention and dropout
             over them.
         exclude: clips of the training caches to leave out.
-        state: where the state is kept after each epoch; a training of the same data and
+        state: where the state is kept between epochs; a training of the same data and
             configuration that was killed goes on from it, to the same end.
 
     Raises:
@@ -173,7 +173,7 @@ def _pass_epochs(
                 on_epoch(record)
     while not run.is_over:
         record = run.epoch()
-        if state is not None:
+        if state is not None and state.is_due:
             state.save(fingerprint, run.state())
         if on_epoch is not None:
             on_epoch(record)

@@ -52,7 +52,7 @@ def _locations(values: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(values, dict):
         return
     for name, value in values.items():
-        if name in _LOCATIONS:
+        if name in _LOCATIONS and not isinstance(value, dict):
             for one in value if isinstance(value, list | tuple) else [value]:
                 if one:
                     yield name, str(one)
@@ -95,7 +95,10 @@ def test_the_form_describes_every_field(name: str) -> None:
     fields = [(key, field) for part in parts for key, field in part.get("properties", {}).items()]
     assert fields
     assert [key for key, field in fields if not field.get("title", key)] == []
-    assert [key for key, field in fields if not field.get("description")] == []
+    # A group of fields has the description of its own model.
+    bare = [key for key, field in fields if not (field.get("description") or "$ref" in field)]
+    assert bare == []
+    assert all(part.get("description") for part in schema["definitions"].values())
 
 
 @pytest.mark.parametrize("name", BY_NAME)

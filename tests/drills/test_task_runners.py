@@ -23,7 +23,7 @@ from plain_program import e2i, plain_program
 DASK = str(Path(sys.executable).with_name("dask"))
 HERE = Path(__file__).parent
 CLIPS, CHUNK = 24, 3
-LIMIT_S = 240.0
+LIMIT_S = 500.0
 
 
 def _words(metadata: Path, cache: Path) -> tuple[str, ...]:

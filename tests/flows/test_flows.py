@@ -29,6 +29,7 @@ from e2i.store_layout import split_url
 from e2i.training.config import TrainingConfig
 from flows.caching import cache_embeddings, cache_images, default_cache_url
 from flows.downloading import download_embeddings
+from flows.finetuning import finetune
 from flows.full_pipeline import full_pipeline
 from flows.learning import eval_projection, train_projection
 from flows.parameters import (
@@ -36,6 +37,7 @@ from flows.parameters import (
     CacheImagesParameters,
     DownloadEmbeddingsParameters,
     EvalProjectionParameters,
+    FinetuneParameters,
     PipelineParameters,
     ReevaluateParameters,
     TrainProjectionParameters,
@@ -276,6 +278,7 @@ def test_the_default_cache_lies_by_the_data(
         (train_projection, TrainProjectionParameters),
         (eval_projection, EvalProjectionParameters),
         (reevaluate, ReevaluateParameters),
+        (finetune, FinetuneParameters),
     ],
 )
 def test_a_flow_takes_what_its_command_takes(flow: object, model: type) -> None:

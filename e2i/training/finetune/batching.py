@@ -107,7 +107,6 @@ class Batches:
         self._fabric, self._config, self._examples = fabric, config, examples
         self._tokens, self._tables = sides.tokens, (sides.audio, sides.text)
         self._listener, self._hearing = sides.listener, sides.hearing
-        self._most = config.grad_cache or config.batch_size
 
     def of(self, plan: EpochPlan, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from the one numbered `start` on."""
@@ -117,7 +116,8 @@ class Batches:
         counts: list[int] = []
         for pairs in batches:
             own = pairs[shares(len(pairs), world)[rank]]
-            cut = [own[first : first + self._most] for first in range(0, len(own), self._most)]
+            most = self._config.grad_cache or len(own)
+            cut = [own[first : first + most] for first in range(0, len(own), most)]
             parts += cut
             counts.append(len(cut))
         made = self._listener.prefetched(parts, lambda pairs: self._windows(pairs, epoch))

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
 from e2i.encoders.config import AudioArch, EncodersConfig, WindowingOption
+from e2i.errors import ConfigError
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImageChannelMode, ImageMode, ImageSize
 from e2i.training.config import SelectionMetric, TrainingConfig
@@ -88,7 +89,9 @@ class FinetuneEncoders(Configuration):
         "three of 10 s.",
     )
     sample_rate: int = Field(
-        SAMPLE_RATE, description="Rate of the waveforms in Hz. PaSST hears 32000 and nothing else."
+        SAMPLE_RATE,
+        ge=1,
+        description="Rate of the waveforms in Hz. PaSST hears 32000 and nothing else.",
     )
     max_audio_seconds: float | None = Field(
         None,
@@ -124,19 +127,18 @@ class FinetuneEncoders(Configuration):
         "torchaudio", description="How recordings get the encoder's sample rate."
     )
 
-    @model_validator(mode="after")
-    def _hear_at_the_models_rate(self) -> Self:
+    def encoders(self, device: str) -> EncodersConfig:
+        """The same encoders, as `e2i.encoders` takes them.
+
+        Raises:
+            ConfigError: they are to hear at another rate than they do.
+        """
         if self.sample_rate != SAMPLE_RATE:
-            message = (
+            raise ConfigError(
                 f"sample_rate is not the encoder's: got {self.sample_rate}, expected "
                 f"{SAMPLE_RATE}, which PaSST was made for. Leave --sample-rate out: recordings of "
                 "any rate are resampled."
             )
-            raise ValueError(message)
-        return self
-
-    def encoders(self, device: str) -> EncodersConfig:
-        """The same encoders, as `e2i.encoders` takes them."""
         return EncodersConfig(
             audio_encoder="passt",
             text_encoder="hf",

@@ -19,7 +19,7 @@ Source: L. Gao et al., "Scaling deep contrastive learning batch size under memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor
 
 from e2i.encoders.passt_training import PasstNoise
@@ -100,7 +101,7 @@ class Learner:
     def __init__(
         self,
         fabric: Fabric,
-        wrapped: Callable[..., tuple[Tensor | None, Tensor | None]] | None,
+        wrapped: _FabricModule | None,
         heads: ProjectionHeads,
         images: ImagesConfig | None,
         draws: Draws,
@@ -127,7 +128,8 @@ class Learner:
         loss = self._loss(audio, text, batch.clip, step)
         (loss * (share * scale)).backward()  # type: ignore[no-untyped-call]
         if self._wrapped is not None:
-            self._into_encoders(batch, encoded, (audio.grad, text.grad), step, last=last)
+            gradients = (audio.grad, text.grad)
+            self._into_encoders(self._wrapped, batch, encoded, gradients, step, last=last)
         return loss.detach()
 
     def average_head_gradients(self) -> None:
@@ -185,6 +187,7 @@ class Learner:
 
     def _into_encoders(
         self,
+        wrapped: _FabricModule,
         batch: Batch,
         encoded: Sequence[tuple[Tensor | None, Tensor | None]],
         gradients: tuple[Tensor | None, Tensor | None],
@@ -202,7 +205,7 @@ class Learner:
             rows = slice(first, first + part.num_pairs)
             first += part.num_pairs
             syncs = last and (place == ends)
-            with fabric.no_backward_sync(self._wrapped, enabled=not syncs):
+            with fabric.no_backward_sync(wrapped, enabled=not syncs):
                 made = self._encode(part, step, place) if batch.cached else encoded[place]
                 along = [
                     (side * (gradient[rows] * factor)).sum()

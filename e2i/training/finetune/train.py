@@ -227,7 +227,8 @@ def _in_processes(
     listener = threading.Thread(target=listen, name="e2i-finetune-progress", daemon=True)
     listener.start()
     try:
-        outcome: Finetuned = fabric.launch(_work_in_process, inputs, config, told)
+        launch: Any = fabric.launch  # which takes more than its type says
+        outcome: Finetuned = launch(_work_in_process, inputs, config, told)
     except Exception as error:
         told.put(None)
         listener.join()

@@ -19,8 +19,8 @@ import pytest
 import soundfile
 
 from e2i.audio import load_waveform
+from e2i.cores import usable_cores
 from e2i.decoding import mapping
-from e2i.decoding import pool as pool_module
 from e2i.decoding.pool import DecodingPool, WaveformLoader, shared_pool
 from e2i.decoding.process import DecodingProcess
 from e2i.errors import AudioError, RunFailedError, StorageFullError
@@ -184,9 +184,9 @@ def test_ctrl_c_and_sigterm_leave_a_process_to_its_work(pool: DecodingPool) -> N
 
 def test_the_pool_of_a_process_is_one() -> None:
     assert shared_pool(3) is shared_pool(3)
-    assert shared_pool() is shared_pool(pool_module.usable_cores())
+    assert shared_pool() is shared_pool(usable_cores())
     loader = WaveformLoader(processes=1, resampler="soxr")
-    assert (loader.at_once, WaveformLoader().at_once) == (1, pool_module.usable_cores())
+    assert (loader.at_once, WaveformLoader().at_once) == (1, usable_cores())
     expected = load_waveform(wav(), 8000, "a", "soxr").samples
     np.testing.assert_array_equal(loader(wav(), 8000, "a").samples, expected)
 

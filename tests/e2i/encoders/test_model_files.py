@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -19,7 +20,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from e2i.encoders import hub_files, model_files
+from e2i.encoders import hub_files, model_files, unfinished
+from e2i.encoders.config import EncodersConfig
+from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.model_files import model_files as found
 from e2i.errors import EncoderUnavailableError
 from e2i.storage import Folder
@@ -50,6 +53,73 @@ def test_a_pytorch_file_beside_safetensors_does_not_count(roberta: Path, tmp_pat
     shutil.copytree(roberta, both)
     (both / "pytorch_model.bin").write_bytes(b"never read")
     assert found(str(both), "--x").pins == found(str(roberta), "--x").pins
+
+
+def test_copies_go_where_they_are_asked_for(roberta: Path, tmp_path: Path, copies: Path) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    for path in roberta.iterdir():
+        Folder(url).write(path.name, path.read_bytes())
+    config = EncodersConfig(text_model=url, models_dir=str(tmp_path / "mine"))
+    assert hf_settings(config)["dim"] == 32
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+    assert not copies.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(28, "No space left on device"), (30, "Read-only file system")]
+)
+def test_no_room_for_a_copy_is_said(
+    roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    for path in roberta.iterdir():
+        Folder(url).write(path.name, path.read_bytes())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, reason)
+
+    monkeypatch.setattr(unfinished.tempfile, "mkdtemp", refuse)
+    with pytest.raises(EncoderUnavailableError) as refused:
+        found(url, "--text-model", str(tmp_path / "mine"))
+    assert str(refused.value) == (
+        f"a copy of the model cannot be kept: got {reason} for {tmp_path}/mine, expected a folder "
+        "of this machine with room that can be written to. Name one with --models-dir, or give a "
+        "local folder as --text-model."
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(28, "No space left on device"), (30, "Read-only file system")]
+)
+def test_a_hub_cache_without_room_is_not_an_absent_hub(
+    monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, reason)
+
+    monkeypatch.setattr(hub_files, "_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(EncoderUnavailableError) as refused:
+        found("somebody/else", "--text-model")
+    assert str(refused.value) == (
+        f"the model cannot be kept on this machine: got {reason} for somebody/else in "
+        f"{constants.HF_HUB_CACHE}, expected a folder with room that can be written to. Set "
+        "HF_HOME to one, or give a local folder as --text-model."
+    )
+
+
+def test_the_hubs_client_is_silent_until_the_last_has_left() -> None:
+    from huggingface_hub.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    first, second = hub_files.quiet_hub(), hub_files.quiet_hub()
+    first.__enter__()
+    second.__enter__()
+    assert hub_logging.get_verbosity() == logging.CRITICAL
+    first.__exit__(None, None, None)
+    assert hub_logging.get_verbosity() == logging.CRITICAL, "the other is still at it"
+    second.__exit__(None, None, None)
+    assert hub_logging.get_verbosity() == before
 
 
 def test_weights_in_several_files_are_all_looked_for(roberta: Path, tmp_path: Path) -> None:
@@ -223,4 +293,10 @@ def test_a_published_model_is_fetched_once_and_pinned(roberta: Path, tmp_path: P
         again = ask(endpoint, *names)
         assert again == [[{"model": NAME, "revision": COMMIT}, 32, True, True]] * len(names)
         assert asked == []
+        (folder,) = (tmp_path / "hub").rglob(f"snapshots/{COMMIT}")
+        names = {path.name for path in folder.iterdir()}
+        for name in names - {"config.json", "model.safetensors"}:
+            (folder / name).unlink()
+        assert ask(endpoint, NAME) == again[:1]
+        assert {path.name for path in folder.iterdir()} == names, "what somebody left is completed"
     assert ask(endpoint, NAME) == again[:1]
