@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from e2i.report.plots import Plot, Theme, drawn, legend
+from e2i.report.plots import LIGHT, Plot, Theme, drawn, legend
 from e2i.report.sweep_content import SweepContent
 from e2i.sweep.arms import ARM_WORDS
 from e2i.sweep.config import ALL_ARMS, ArmName
@@ -156,7 +156,7 @@ def _short(count: int) -> str:
 
 
 def _color(arm: ArmName, theme: Theme) -> str:
-    colors = _LIGHT_ARMS if theme.paper == "#ffffff" else _DARK_ARMS
+    colors = _LIGHT_ARMS if theme is LIGHT else _DARK_ARMS
     return colors[ALL_ARMS.index(arm)]
 
 
