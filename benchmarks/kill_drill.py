@@ -11,6 +11,10 @@ small shards; after each kill the cache has to open and hold the same rows. `mir
 cache to a stand-in of the Hub on this machine; the data set has to hold the same rows in the end,
 each shard once, and no more may be sent twice than the uploads in flight. S3 is a server of its own
 on this machine.
+
+Of fifty kills each, with seed 1: `embed` on disk went over 23 caches and embedded 180 captions or
+clips again (400 allowed), on S3 over 4 and 32; `compact` over 27 and 22 caches; `mirror` from disk
+over 2 data sets and sent 2 shards again (250 allowed). The rows were the same each time.
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ def readable(folder: Folder, name: str) -> Iterator[None]:
     """Turns what pyarrow says of damaged files into the error that names the shard."""
     try:
         yield
-    except StorageError:
+    except (StorageError, CacheCorruptError):
         raise
     except FileNotFoundError as error:
         raise missing(folder, name) from error

@@ -159,17 +159,16 @@ class Learner:
         self, batch: Batch, step: int, *, last: bool
     ) -> list[tuple[Tensor | None, Tensor | None]]:
         """Embeddings of this process's pairs, part by part; with a graph unless they are cached."""
-        wrapped, parts = self._wrapped, enumerate(batch.parts)
-        if wrapped is None:
+        if self._wrapped is None:
             return []
         if not batch.cached:
-            with self._fabric.no_backward_sync(wrapped, enabled=not last):
-                return [self._encode(wrapped, part, step, place) for place, part in parts]
+            with self._fabric.no_backward_sync(self._wrapped, enabled=not last):
+                return [self._encode(part, step, place) for place, part in enumerate(batch.parts)]
         with torch.no_grad():
-            return [self._encode(wrapped, part, step, place) for place, part in parts]
+            return [self._encode(part, step, place) for place, part in enumerate(batch.parts)]
 
     def _encode(
-        self, wrapped: _FabricModule, part: LocalPart, step: int, place: int
+        self, part: LocalPart, step: int, place: int
     ) -> tuple[Tensor | None, Tensor | None]:
         fabric = self._fabric
 
@@ -179,10 +178,10 @@ class Learner:
         seed = seed_of(self._seed, "dropout", step, fabric.global_rank, place)
         with _seeded(seed, fabric.device):
             heard = part.num_pairs if part.groups else 0
-            made: tuple[Tensor | None, Tensor | None] = wrapped(
+            encoded: tuple[Tensor | None, Tensor | None] = self._wrapped(  # type: ignore[misc]
                 part.groups, heard, part.tokens, self._noise, draw
             )
-            return made
+            return encoded
 
     def _gathered(self, encoded: Sequence[tuple[Tensor | None, ...]], side: int) -> Tensor:
         """One side's embeddings of the whole batch: a leaf, (B, D)."""
@@ -210,7 +209,7 @@ class Learner:
             first += part.num_pairs
             syncs = last and (place == ends)
             with fabric.no_backward_sync(wrapped, enabled=not syncs):
-                made = self._encode(wrapped, part, step, place) if batch.cached else encoded[place]
+                made = self._encode(part, step, place) if batch.cached else encoded[place]
                 along = [
                     (side * (gradient[rows] * factor)).sum()
                     for side, gradient in zip(made, gradients, strict=True)
