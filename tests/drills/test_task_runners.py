@@ -25,6 +25,11 @@ DASK = str(Path(sys.executable).with_name("dask"))
 HERE = Path(__file__).parent
 CLIPS, CHUNK = 24, 3
 LIMIT_S = 500.0
+# On a busy machine a process may not answer for longer than dask waits by default.
+PATIENT = {
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "300s",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "120s",
+}
 
 
 def _words(metadata: Path, cache: Path) -> tuple[str, ...]:
@@ -112,12 +117,21 @@ def test_dask_with_a_worker_that_is_killed(
         port = str(probe.getsockname()[1])
     address = f"tcp://127.0.0.1:{port}"
     listen = ("--host", "127.0.0.1", "--no-dashboard")
-    start(DASK, "scheduler", *listen, "--port", port, log=tmp_path / "scheduler.log")
+    start(
+        DASK,
+        "scheduler",
+        *listen,
+        "--port",
+        port,
+        log=tmp_path / "scheduler.log",
+        environment=PATIENT,
+    )
     workers = [
         start(
             *(DASK, "worker", address, *listen, "--no-nanny", "--nthreads", "2"),
             *("--preload", str(HERE / "slow_encoder.py")),
             log=tmp_path / f"worker-{number}.log",
+            environment=PATIENT,
         )
         for number in range(2)
     ]
@@ -125,6 +139,7 @@ def test_dask_with_a_worker_that_is_killed(
     run = start(
         *(PROGRAM, *_words(metadata, cache)),
         *("--task-runner", "dask", "--task-runner-address", address),
+        environment=PATIENT,
     )
     _wait_for_shard(cache / "audio", run)
     workers[0].send_signal(signal.SIGKILL)
