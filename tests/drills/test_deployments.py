@@ -45,6 +45,8 @@ class Prefect:
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # A run that waits for a slot asks for it each 30 s, which is long in a drill.
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
         }
 
     def make(self, target: str, **variables: str) -> str:
