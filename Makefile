@@ -26,7 +26,7 @@ POOLS ?= e2i-cpu e2i-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test lint types imports check drills download-dataset \
-        download-embeddings prepare cache-embeddings cache-images train-projection eval-projection server stop-server deploy worker clean
+        download-embeddings prepare cache-embeddings cache-images train-projection eval-projection train-baseline train-vision server stop-server deploy worker clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -81,9 +81,17 @@ train-projection: setup  ## Projection heads on CACHE_DIR (TRAIN_ARGS)
 eval-projection: setup  ## Retrieval scores of a checkpoint (EVAL_ARGS)
 	@$(BIN)/e2i eval-projection --cache-dir $(DATA_ROOT)/embeddings/evaluation $(EVAL_ARGS)
 
+train-baseline: setup  ## PaSST, a text model and their heads, end to end on METADATA (BASELINE_ARGS)
+	@$(BIN)/e2i finetune --model-type baseline --metadata $(METADATA) $(BASELINE_ARGS)
+
+train-vision: setup  ## The same with a pseudo-image and a CNN behind PaSST (VISION_ARGS)
+	@$(BIN)/e2i finetune --model-type vision --metadata $(METADATA) $(VISION_ARGS)
+
+ifneq ($(DATABASE_URL),)
+server: export PREFECT_SERVER_DATABASE_CONNECTION_URL = $(DATABASE_URL)
+endif
 server: setup  ## A Prefect server in the background, on PREFECT_PORT (DATABASE_URL)
-	@$(if $(DATABASE_URL),PREFECT_SERVER_DATABASE_CONNECTION_URL="$(DATABASE_URL)") \
-	  $(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
+	@$(BIN)/python -m deployments.local_server start --port $(PREFECT_PORT)
 
 stop-server: setup  ## End the server that `make server` started
 	@$(BIN)/python -m deployments.local_server stop

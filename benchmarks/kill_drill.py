@@ -11,6 +11,10 @@ small shards; after each kill the cache has to open and hold the same rows. `mir
 cache to a stand-in of the Hub on this machine; the data set has to hold the same rows in the end,
 each shard once, and no more may be sent twice than the uploads in flight. S3 is a server of its own
 on this machine.
+
+Of fifty kills each, with seed 1: `embed` on disk went over 23 caches and embedded 180 captions or
+clips again (400 allowed), on S3 over 4 and 32; `compact` over 27 and 22 caches; `mirror` from disk
+over 2 data sets and sent 2 shards again (250 allowed). The rows were the same each time.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import multiprocessing
 import os
 import random
-import subprocess
+import runpy
 import sys
 import tempfile
 import time
@@ -40,12 +45,28 @@ from e2i.storage import Folder
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "e2i" / "cache")]
 CACHE_TESTS = TESTS / "e2i" / "cache"
-CLIPS, CHUNK = 32, 4
+CLIPS = 32
+IN_FLIGHT = 8
+"""Captions of one chunk, that is, of four clips."""
 CHANGE_S = "0.02"
 """What each change of the store takes longer while shards are merged and pruned."""
 UPLOADS = 5
 """What the Hub's client has in flight at once."""
 BEGIN_WITHIN_S, END_WITHIN_S = 60.0, 120.0
+
+# Each run is a process of its own, forked from one that has imported what takes seconds.
+_FORKS = multiprocessing.get_context("forkserver")
+_IMPORTED = [
+    "pandas",  # by pyarrow, at the first column that it makes
+    "pyarrow.compute",
+    "pyarrow.parquet",
+    "s3fs",
+    "e2i.cache.compact",
+    "e2i.cache.embed_audio",
+    "e2i.cache.embed_text",
+    "e2i.cache.finish",
+    "e2i.cache.prune",
+]
 
 
 @dataclass(frozen=True)
@@ -109,23 +130,30 @@ class Victim:
     def _run(self, arguments: Sequence[str], kill_after_s: float) -> float | None:
         """When it began; None if it was killed."""
         self.started.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, str(self.program), *arguments],
-            env={**os.environ, **self.environment},
+        process = _FORKS.Process(
+            target=be_program, args=(self.program, dict(self.environment), arguments)
         )
+        process.start()
         try:
             limit = time.monotonic() + BEGIN_WITHIN_S
-            while not self.started.exists() and process.poll() is None:
+            while not self.started.exists() and process.is_alive():
                 assert time.monotonic() < limit, f"{self.program.name} did not begin"
                 time.sleep(0.001)
             began = time.monotonic()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                if process.wait(kill_after_s) != 0:
-                    raise SystemExit(f"{self.program.name} failed by itself")
-            return None if process.poll() is None else began
+            process.join(kill_after_s)
+            if process.exitcode:
+                raise SystemExit(f"{self.program.name} failed by itself")
+            return None if process.exitcode is None else began
         finally:
             process.kill()
-            process.wait()
+            process.join()
+
+
+def be_program(program: Path, environment: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Run a program in this process, as if it had been started."""
+    os.environ.update(environment)
+    sys.argv = [str(program), *arguments]
+    runpy.run_path(str(program), run_name="__main__")
 
 
 def rows_of(folder: Folder) -> CachedEmbeddings | None:
@@ -162,11 +190,13 @@ def embed_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str
         assert same(rows, expected), "other rows than an uninterrupted run's"
         times = Counter(log.read_bytes().splitlines())
         repeated = sum(times.values()) - len(times)
-        assert repeated <= killed * CHUNK, f"{repeated} embedded again after {killed} kills"
+        assert repeated <= killed * IN_FLIGHT, f"{repeated} embedded again after {killed} kills"
         again += repeated
         if not victim.left:
             break
-    return f"{cache + 1} caches made; {again} embedded again, {kills * CHUNK} allowed; same rows"
+    return (
+        f"{cache + 1} caches made; {again} embedded again, {kills * IN_FLIGHT} allowed; same rows"
+    )
 
 
 def compact_drill(where: Place, root: Path, kills: int, rng: random.Random) -> str:
@@ -254,6 +284,7 @@ def main() -> None:
     parser.add_argument("--what", default="embed,compact,mirror")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    _FORKS.set_forkserver_preload(_IMPORTED)
     print(f"{'drill':<10}{'where':<7}{'kills':>6}  outcome")
     for kind in options.where.split(","):
         for what in options.what.split(","):

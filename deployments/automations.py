@@ -21,8 +21,8 @@ from prefect.events.schemas.automations import (
     ResourceSpecification,
 )
 
-RUN_TAG = "e2i"
-"""Every deployment of prefect.yaml has it, and so has every run of one."""
+from deployments.notification import tell_of_reevaluation
+from tasks.settling import RUN_TAG
 
 MAX_ATTEMPTS = 4
 """Of one flow run: the first, and as many more as a crashed run is run again by itself."""
@@ -35,6 +35,11 @@ HEARTBEAT_WITHIN = timedelta(minutes=6)
 
 A server that is away for 3 minutes, and heartbeats that reach it late, are no reason.
 """
+
+SILENT = (
+    "Nothing was heard of the run's process for "
+    f"{HEARTBEAT_WITHIN.total_seconds():.0f} s: it is gone, or its machine is."
+)
 
 Builder = Callable[[SyncPrefectClient], AutomationCore]
 
@@ -103,14 +108,13 @@ def find_silent_runs(client: SyncPrefectClient) -> AutomationCore:  # noqa: ARG0
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
-                message="Nothing was heard of the run's process for "
-                f"{HEARTBEAT_WITHIN.total_seconds():.0f} s: its machine or its worker is gone.",
+                message=SILENT,
             )
         ],
     )
 
 
-REGISTRY: tuple[Builder, ...] = (run_crashed_again, find_silent_runs)
+REGISTRY: tuple[Builder, ...] = (run_crashed_again, find_silent_runs, tell_of_reevaluation)
 """All automations that `make deploy` keeps on the server."""
 
 
@@ -131,7 +135,8 @@ def register(client: SyncPrefectClient, automation: AutomationCore) -> str:
     first, *doubles = existing
     for double in doubles:
         client.delete_automation(double.id)
-    client.update_automation(first.id, whole.model_copy(update={"enabled": first.enabled}))
+    enabled = all(one.enabled for one in existing)
+    client.update_automation(first.id, whole.model_copy(update={"enabled": enabled}))
     return f"Automation {automation.name!r} is up to date"
 
 

@@ -2,7 +2,8 @@
 
 A Prefect worker serves one pool, and gives up where its server is away for some minutes. So each is
 watched here and started again when it ends; a run that ended with it is run again by an automation.
-Workers end with this process, also when it is killed.
+Workers end with this process, also when it is killed. Beside them, it looks for runs whose process
+is gone without a word.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import time
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from deployments.silent_runs import Lookout
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 POOLS = ("e2i-cpu", "e2i-gpu")
@@ -91,6 +94,7 @@ def main() -> None:
     workers: list[Worker] = []
     try:
         workers += [Worker(pool) for pool in dict.fromkeys(arguments.pools)]
+        Lookout().start()
         while True:
             time.sleep(POLL_S)
             for worker in workers:

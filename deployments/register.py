@@ -7,38 +7,79 @@ what the server holds, and fails if that is not what was deployed.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from deployments.automations import REGISTRY
 from deployments.automations import register as register_automation
 from deployments.pools import PoolType, ensure, pools
-from deployments.registered import CHECKOUT, declared_in, faults_of
+from deployments.registered import CHECKOUT, Declared, declared_in, faults_of
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-LOCAL_FILE = CHECKOUT / "prefect.yaml"
-CONTAINER_FILE = CHECKOUT / "deployments" / "containers.yaml"
+DEPLOYMENTS = CHECKOUT / "prefect.yaml"
+IMAGE_CHECKOUT = "/opt/e2i"
+"""Where deployments/Dockerfile puts the checkout."""
 
 
-def _deploy(path: Path) -> None:
-    """Register the deployments of a file, without Prefect's hints for beginners.
+def for_containers(content: dict[str, Any]) -> dict[str, Any]:
+    """The deployments of prefect.yaml, for an image that has the checkout at a place of its own."""
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": IMAGE_CHECKOUT}}]
+    return {**content, "pull": pull}
+
+
+def check_stores(pool_type: PoolType, environ: Mapping[str, str]) -> None:
+    """A store has to be the same wherever a worker runs; containers share no folder with others.
+
+    Raises:
+        SystemExit: a store is none that workers reach.
+    """
+    local = pool_type == "process"
+    rule = "an absolute path or a URL" if local else "a URL such as s3://bucket/e2i"
+    for variable, option in (
+        ("E2I_STORE_URL", "STORE_URL"),
+        ("E2I_DEMO_STORE_URL", "DEMO_STORE_URL"),
+    ):
+        url = environ.get(variable, "")
+        if "://" not in url and not (local and Path(url).is_absolute()):
+            raise SystemExit(
+                f"workers would not find the store: got {variable}={url!r}, expected {rule}. "
+                f"Set {option}."
+            )
+
+
+def _deploy(pool_type: PoolType) -> list[Declared]:
+    """Register the deployments, without Prefect's hints for beginners; what they are.
 
     Raises:
         SystemExit: Prefect refused.
     """
-    done = subprocess.run(
-        [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(path)],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"`prefect deploy` failed:\n{done.stdout}{done.stderr}")
+    declared = declared_in(DEPLOYMENTS)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+        path = DEPLOYMENTS
+        if pool_type != "process":
+            content = yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8"))
+            path = Path(folder) / "prefect.yaml"
+            path.write_text(yaml.safe_dump(for_containers(content)), encoding="utf-8")
+        deploying = subprocess.Popen(
+            [PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(path)],
+            cwd=CHECKOUT,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        for one in declared:  # loading them takes as long as Prefect does, and is needed next
+            one.flow()
+        if deploying.wait():
+            said.seek(0)
+            raise SystemExit(f"`prefect deploy` failed:\n{said.read()}")
+    return declared
 
 
 def register(client: SyncPrefectClient, pool_type: PoolType, gpu_slots: int) -> None:
@@ -47,11 +88,10 @@ def register(client: SyncPrefectClient, pool_type: PoolType, gpu_slots: int) -> 
     Raises:
         SystemExit: something is not as it should be.
     """
+    check_stores(pool_type, os.environ)
     for pool in pools(pool_type, gpu_slots):
         sys.stdout.write(ensure(client, pool) + "\n")
-    path = LOCAL_FILE if pool_type == "process" else CONTAINER_FILE
-    _deploy(path)
-    declared = declared_in(path)
+    declared = _deploy(pool_type)
     faults = faults_of(client, declared)
     if faults:
         raise SystemExit("\n".join(["What was deployed is not whole:", *faults]))

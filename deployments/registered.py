@@ -6,6 +6,7 @@ parameter cannot pass the flow's validation; and a work pool can be deleted unde
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
@@ -39,9 +40,12 @@ class Declared:
 
     def flow(self) -> Flow[Any, Any]:
         """The flow that it runs."""
-        file, _, function = self.entrypoint.rpartition(":")
-        path = Path(file) if Path(file).is_absolute() else CHECKOUT / file
-        return load_flow_from_entrypoint(f"{path}:{function}", use_placeholder_flow=False)
+        return _loaded(self.entrypoint)
+
+
+@functools.cache
+def _loaded(entrypoint: str) -> Flow[Any, Any]:
+    return load_flow_from_entrypoint(str(CHECKOUT / entrypoint), use_placeholder_flow=False)
 
 
 def declared_in(path: Path) -> list[Declared]:
@@ -99,5 +103,5 @@ def parameter_faults(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Ite
         return
     try:
         flow.validate_parameters(dict(parameters))
-    except (ValidationError, ValueError, TypeError) as error:
+    except (ParameterTypeError, ValidationError) as error:
         yield f"the flow refuses its parameters: {error}"

@@ -6,6 +6,8 @@ import functools
 import hashlib
 from pathlib import Path
 
+import e2i
+
 
 @functools.cache
 def code_sha256() -> str:
@@ -16,3 +18,8 @@ def code_sha256() -> str:
         for part in (path.relative_to(root).as_posix().encode(), path.read_bytes()):
             digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+
+
+def code_version() -> dict[str, str]:
+    """The version and the digest, as logs and records have them."""
+    return {"e2i_version": e2i.__version__, "code_sha256": code_sha256()}

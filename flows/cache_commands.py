@@ -141,6 +141,8 @@ def cache_prune(parameters: CachePruneParameters) -> RunSummary:
             f" {len(done.kept)} shards that the manifest does not name stay, for a run may need "
             f"them: {done.kept_because}."
         )
+    if done.swept:
+        note += f" {done.swept} leftovers of writes that were broken off were deleted."
     return RunSummary(
         command="cache prune",
         locations={"cache": done.url},
@@ -150,6 +152,7 @@ def cache_prune(parameters: CachePruneParameters) -> RunSummary:
             "rewritten": done.rewritten,
             "rows": done.rows,
             "kept": len(done.kept),
+            "swept": done.swept,
         },
         notes=(note,),
         seconds=time.monotonic() - started,

@@ -25,11 +25,11 @@ from tasks.embedding import (
     put_off,
     raise_failed,
     submit_chunks,
-    unvisited,
 )
 from tasks.mirroring import RunMirror
 from tasks.progress import Stage
-from tasks.rendering import draw_sheet, render_side
+from tasks.remote import runs_elsewhere, unvisited
+from tasks.rendering import draw_sheet, render_by_parts, render_side
 
 
 def default_cache_url(source: MetadataConfig) -> str:
@@ -67,7 +67,10 @@ def embed_split(
             errors += more_errors
         raise_failed(errors, len(chunks))
         stage.outcome = split.outcome(done)
-    return finish_embedding(cache_url, unvisited(split), encoders, cache, dict(done))
+    mirrored = mirror is not None and mirror.mirror is not None
+    return finish_embedding(
+        cache_url, unvisited(split), encoders, cache, dict(done), mirrored=mirrored
+    )
 
 
 def render_cache(
@@ -75,6 +78,12 @@ def render_cache(
 ) -> dict[str, int]:
     """Render the pseudo-images that a cache lacks; the counts."""
     split = split_url(cache_url)[1]
+    if runs_elsewhere():
+        counts = Counter(render_by_parts(cache_url, "audio", images, f"{split} clips"))
+        if mirror is not None:
+            mirror.rendered(images, "audio")
+        counts.update(render_by_parts(cache_url, "text", images, f"{split} captions"))
+        return dict(counts)
     audio = render_side.submit(cache_url, "audio", images, f"{split} clips")
     text = render_side.submit(cache_url, "text", images, f"{split} captions")
     counts = Counter(audio.result())

@@ -80,10 +80,21 @@ COMMANDS: dict[str, Command] = {
         "EvalProjectionParameters",
         "flows.learning:eval_projection",
     ),
+    "finetune": Command(
+        "train the encoders themselves, with heads behind them",
+        "FinetuneParameters",
+        "flows.finetuning:finetune",
+    ),
     "compare": Command(
         "whether two evaluations of the same clips differ by more than luck",
         "CompareParameters",
         "flows.compare_command:compare",
+        needs_prefect=False,
+    ),
+    "wandb-dashboard": Command(
+        "create the dashboard of a Weights & Biases project",
+        "WandbDashboardParameters",
+        "flows.dashboard_command:create",
         needs_prefect=False,
     ),
     "publish": Command(

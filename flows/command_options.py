@@ -23,10 +23,15 @@ _LOCATIONS = frozenset(
         "store_url",
         "cache_dir",
         "val_cache_dir",
+        "eval_cache_dir",
+        "sweep",
         "output_dir",
         "log_dir",
         "checkpoint",
         "metadata",
+        "val_metadata",
+        "test_metadata",
+        "waveform_dir",
         "audio_root",
         "data_root",
         "checksums",
@@ -47,13 +52,23 @@ _LOCATIONS = frozenset(
 # A URL, or what was meant as one: never a path of the working directory.
 _URL = re.compile(r"[A-Za-z][\w+.-]*:/|.*://")
 
+# Fields that may hold a location behind `checkpoint:`.
+_ENCODERS = frozenset({"audio_encoder", "text_encoder"})
+_CHECKPOINT = "checkpoint:"
+
 _PATTERNS = {
+    "audio_encoder": "checkpoint:<path or URL>",
+    "text_encoder": "checkpoint:<path or URL>",
     "device": "auto, cpu, mps, cuda or cuda:<n>, or several of these with commas between them",
     "run_name": "letters, digits, spaces and . : + = @ , - _ behind a letter or digit, at most "
     "128 characters",
+    "checkpoint_name": "a file name that ends in .safetensors, of letters, digits and . _ + = @ -",
+    "score_split": "letters, digits, '_', '.' and '-' behind a letter or digit",
     "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
     "vision_backbone": "a name of timm, as resnet18 or vit_tiny_patch16_224.augreg_in21k",
     "wandb_project": "1 to 128 characters without / \\ # ? % :",
+    "wandb_entity": "at most 128 characters without / \\ # ? % :",
+    "wandb_group": "at most 128 characters without / \\ # ? % :",
 }
 """What the patterns of options mean, by field."""
 
@@ -94,6 +109,8 @@ def parse_options(name: str, model_name: str, arguments: list[str]) -> Options:
     """
     model: type[Configuration] = getattr(models, model_name)
     default = models.DEMO if name == "demo" else tyro.MISSING_NONPROP
+    if name == "finetune":
+        default = models.finetune_defaults(_typed(arguments, "--preset"))
     bare = tyro.conf.arg(name="")
 
     def gather(
@@ -126,6 +143,17 @@ def parse_options(name: str, model_name: str, arguments: list[str]) -> Options:
         sys.stderr.write(f"e2i {name}: {_faults(error, prefix)}\n")
         sys.stderr.write(f"`e2i {name} --help` lists the options.\n")
         raise SystemExit(2) from None
+
+
+def _typed(arguments: list[str], option: str) -> str:
+    """The value that an option is given, the last one; empty without."""
+    value = ""
+    for place, word in enumerate(arguments):
+        if word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+        elif word == option and place + 1 < len(arguments):
+            value = arguments[place + 1]
+    return value
 
 
 class _Held(io.StringIO):
@@ -191,6 +219,8 @@ def _resolved(parameters: Configuration) -> Configuration:
         elif name in _LOCATIONS and isinstance(value, str):
             is_none = name == "checkpoint" and value == "none"
             changes[name] = value if is_none else _absolute(value)
+        elif name in _ENCODERS and isinstance(value, str) and value.startswith(_CHECKPOINT):
+            changes[name] = _CHECKPOINT + _absolute(value.removeprefix(_CHECKPOINT))
     return parameters.model_copy(update=changes)
 
 

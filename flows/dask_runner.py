@@ -7,11 +7,12 @@ their task runs and their logs, is sent before they may.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, Self
 
-from prefect_dask import DaskTaskRunner
+from prefect_dask.task_runners import DaskTaskRunner
 
-from e2i.decoding.pool import usable_cores
+from e2i.cores import usable_cores
 from flows.event_flush import flush
 from flows.runner_parameters import RunnerConfig
 
@@ -31,7 +32,7 @@ class FlushingDaskRunner(DaskTaskRunner):
             OSError: it does not answer.
             TimeoutError: it has no worker.
         """
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call, unused-ignore]
         try:
             self.client.wait_for_workers(1, timeout=WORKERS_WAIT_S)
         except BaseException:
@@ -42,7 +43,8 @@ class FlushingDaskRunner(DaskTaskRunner):
     def __exit__(self, *error: Any) -> None:
         """Have the workers tell what they know, then let go of them."""
         if not error or error[0] is None or issubclass(error[0], Exception):
-            self.client.run(_flush_worker, on_error="ignore")
+            with contextlib.suppress(OSError, TimeoutError):  # a cluster that is gone has no word
+                self.client.run(_flush_worker, on_error="ignore")
         super().__exit__(*error)
 
 

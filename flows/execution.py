@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -54,8 +55,11 @@ def execute(name: str, command: Command, options: Options) -> int:
 
 def _run(command: Command, options: Options) -> RunSummary:
     """The command's flow, or the quick command itself."""
+    from flows.credentials import refuse_credentials
     from flows.preflight import check_call, check_server
 
+    if command.needs_prefect:
+        refuse_credentials(dict(options.parameters))
     check_call(options.parameters)
     if not command.needs_prefect:
         quick: Callable[[object], RunSummary] = _load(command.runs)
@@ -63,12 +67,15 @@ def _run(command: Command, options: Options) -> RunSummary:
     _choose_logging(options.output)
     from flows.bars import progress_on_stderr
     from flows.private_server import ensure_server, flush_events
+    from flows.server_watch import CLIENT_SETTINGS, ServerWatch
 
     sink = progress_on_stderr(quiet=options.output.no_progress)
     with ensure_server() as server:
         with sink.waiting("starting Prefect"):
             if not server.private:
                 check_server(server.url)
+                for setting, value in CLIENT_SETTINGS.items():
+                    os.environ.setdefault(setting, value)
             flow = _load(command.runs)
             from tasks.progress import install_sink
 
@@ -79,7 +86,9 @@ def _run(command: Command, options: Options) -> RunSummary:
             for name in type(options.parameters).model_fields
         }
         try:
-            return flow(**parameters)
+            # A private server is watched, and started again, by its own guard.
+            with nullcontext() if server.private else ServerWatch(server.url):
+                return flow(**parameters)
         finally:
             sink.close()
             if not flush_events():

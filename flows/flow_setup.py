@@ -1,8 +1,9 @@
 """The decorator of e2i's flows: Prefect's own, and what each of them does beside its work.
 
 Before a run begins, it takes the credentials that its environment lacks from Prefect blocks, and
-settles what an attempt before it left "Running". Where it fails or crashes, its log says how it
-goes on from what is stored.
+settles what an attempt before it left "Running". The process that a worker started for it ends when
+the server is gone for good. Where a run fails or crashes, its log says how to go on from what is
+stored.
 
 A flow that is called as the plain function (`.fn`) does none of this.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from prefect import Flow
 from prefect import flow as prefect_flow
@@ -21,8 +24,10 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 
 from e2i import __version__
+from flows.server_watch import ServerWatch
 from tasks.credentials import take_credentials
 from tasks.settling import settle_crashed_runs, settle_run
 
@@ -58,11 +63,14 @@ def _prepare() -> None:
     run_id = flow_run.get_id()
     if run_id is None:
         return
+    api_url = get_current_settings().api.url
+    if api_url and "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker started this process
+        ServerWatch(api_url).start()
     with get_client(sync_client=True) as client:
         taken = take_credentials(client)
         settled = settle_crashed_runs(client)
         if (flow_run.get_run_count() or 0) > 1:
-            settled += settle_run(client, run_id)
+            settled += settle_run(client, UUID(run_id))
     if taken:
         get_run_logger().info("From Prefect blocks: %s", ", ".join(taken))
     if settled:

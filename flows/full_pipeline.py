@@ -26,6 +26,7 @@ from flows.parameters import (
     DATA_ROOT,
     VISION_CHECKPOINT_NAME,
     DatasetName,
+    Placement,
 )
 from flows.run_record import RunRecord, name_run, started_at
 from flows.runner_parameters import RunnerConfig
@@ -35,6 +36,7 @@ from tasks.datasets import generate_dataset
 from tasks.downloading import download_dataset, find_lacking_splits
 from tasks.evaluating import ScoreFiles, evaluate
 from tasks.learning import train
+from tasks.pooled import embed_on_pool, train_on_pool
 from tasks.rendering import draw_sheet
 from tasks.reports import ReportedModel, write_report
 
@@ -84,6 +86,7 @@ def full_pipeline(
     evaluation: EvaluationConfig = EvaluationConfig(),
     tracking: TrackingConfig = TrackingConfig(log_dir=""),
     runner: RunnerConfig = RunnerConfig(),
+    placement: Placement = "here",
 ) -> RunSummary:
     """Embed, render, train and evaluate one data set.
 
@@ -104,7 +107,10 @@ def full_pipeline(
         evaluation: How retrieval is evaluated.
         tracking: Where the run is logged; by default below the store.
         runner: What runs the chunks of embedding and rendering.
+        placement: 'here': every step in this run; 'pools': embedding and training as runs of their
+            own on the work pool of GPUs.
     """
+    on_pools = placement == "pools"
     layout = StoreLayout(store_url)
     record = RunRecord()
     data_url = layout.data_url(dataset)
@@ -115,7 +121,12 @@ def full_pipeline(
     with chunk_runner(runner, store_url):
         for split in SPLITS:
             source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
-            record.add(embed_split(source, layout.cache_url(split), encoders, cache))
+            cache_url = layout.cache_url(split)
+            if on_pools:
+                record.add(embed_on_pool(source, cache_url, encoders, cache, runner))
+            else:
+                record.add(embed_split(source, cache_url, encoders, cache))
+        for split in SPLITS:  # once all are there: one's images may need another's statistics
             record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
@@ -126,7 +137,7 @@ def full_pipeline(
     models: list[ReportedModel] = []
     metrics: Metrics = {}
     for arm in arms:
-        trained = train(
+        trained = (train_on_pool if on_pools else train)(
             [development],
             layout.cache_url("validation"),
             layout.checkpoints_url,
@@ -141,7 +152,7 @@ def full_pipeline(
             trained.checkpoint_url,
             evaluation,
             tracking,
-            device=arm.training.device,
+            device="auto" if on_pools else arm.training.device,
             label=arm.label,
             files=ScoreFiles(layout.reports_url),
         )
@@ -161,7 +172,7 @@ def full_pipeline(
         source=MetadataConfig(
             metadata=clotho_metadata_url(data_url, "evaluation"), split="evaluation"
         ),
-        device=training.device,
+        device="auto" if on_pools else training.device,
         date=started_at(),
     )
     record.locations |= {

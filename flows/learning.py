@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from prefect.runtime import flow_run
+
 from e2i.heads.config import HeadsConfig
 from e2i.retrieval.config import EvaluationConfig, RankingConfig, ScoreFilesConfig
+from e2i.sweep.sweep_file import read_sweep
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
 from flows.flow_setup import flow
-from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE
+from flows.parameters import CHECKPOINT_NAME, DATA_ROOT, TRAINING_CACHE, CheckpointName
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
+from flows.sweeping import sweep_heads
 from tasks.evaluating import ScoreFiles, evaluate
 from tasks.learning import train
 from tasks.tracking import log_name
@@ -20,7 +26,10 @@ def train_projection(
     cache_dir: tuple[str, ...] = (),
     exclude_ids: str = "",
     val_cache_dir: str = "",
+    eval_cache_dir: str = "",
     output_dir: str = "checkpoints",
+    checkpoint_name: CheckpointName = CHECKPOINT_NAME,
+    sweep: str = "",
     heads: HeadsConfig = HeadsConfig(),
     training: TrainingConfig = TrainingConfig(),
     tracking: TrackingConfig = TrackingConfig(),
@@ -33,18 +42,35 @@ def train_projection(
         exclude_ids: CSV of clips to leave out of training.
         val_cache_dir: Cache to select on; default: 'validation' beside the training cache, if that
             is the only one and it is there; else a part of the training clips.
+        eval_cache_dir: Of a sweep: cache that its winners are scored on; default: 'evaluation'
+            beside the training cache, if it is there; else a part of the training clips.
         output_dir: Folder or URL that the checkpoint is written to.
+        checkpoint_name: File name of the checkpoint there, *.safetensors.
+        sweep: YAML, TOML or JSON file or URL that says which heads are compared: many trainings in
+            place of one, as the flow e2i-sweep makes them.
         heads: What the projection heads look like.
         training: How they are trained.
         tracking: Where the run is logged.
     """
     record = RunRecord()
+    if sweep:
+        found = sweep_heads(
+            cache_dir,
+            exclude_ids,
+            val_cache_dir,
+            eval_cache_dir,
+            output_dir,
+            checkpoint_name,
+            read_sweep(sweep),
+            tracking,
+        )
+        return replace(found, flow_run_id=flow_run.get_id() or "")
     caches = list(cache_dir) or [TRAINING_CACHE]
     trained = train(
         caches,
         val_cache_dir,
         output_dir,
-        CHECKPOINT_NAME,
+        checkpoint_name,
         heads,
         training,
         tracking,

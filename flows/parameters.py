@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import tyro
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, StringConstraints, WithJsonSchema, model_validator
 
 from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
@@ -29,7 +29,9 @@ from e2i.retrieval.config import (
 )
 from e2i.tracking.config import TrackingConfig
 from e2i.training.config import TrainingConfig
+from e2i.training.finetune.config import PRESETS, FinetuneConfig
 from flows.blocks_parameters import SetupBlocksParameters  # noqa: F401 - found here by name
+from flows.dashboard_parameters import WandbDashboardParameters  # noqa: F401 - found by name
 from flows.doctor_parameters import DoctorParameters  # noqa: F401 - found here by name
 from flows.runner_parameters import RunnerConfig
 
@@ -37,12 +39,14 @@ DATA_ROOT = "~/data/CLOTHO_v2.1"
 TRAINING_CACHE = f"{DATA_ROOT}/embeddings/development"
 DATASETS = ("clotho", "soundscapes")
 DatasetName = Literal["clotho", "soundscapes"]
+Placement = Literal["here", "pools"]
 # Options of such a concern keep their bare names on the command line (`--audio-encoder`); where two
 # concerns share a name, as in the full pipeline, theirs carry the concern's (`--training.device`).
 _Bare = tyro.conf.arg(name="")
 
 CHECKPOINT_NAME = "projection_heads.safetensors"
 VISION_CHECKPOINT_NAME = "projection_heads_vision.safetensors"
+CheckpointName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.+=@-]*\.safetensors$")]
 
 
 CNN_HEADS = HeadsConfig(input_type="vision", vision_image_size="native", dropout=0.3)
@@ -79,6 +83,12 @@ class PipelineParameters(Configuration):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig(log_dir="")
     runner: Annotated[RunnerConfig, _Bare] = RunnerConfig()
+    placement: Placement = Field(
+        "here",
+        description="'here': every step in this run; 'pools': embedding and training as runs of "
+        "their own on the work pool e2i-gpu, the rest here. That needs a Prefect server with the "
+        "deployments of `make deploy`, workers for both pools, and a store that all reach.",
+    )
 
 
 DEMO = PipelineParameters(
@@ -117,10 +127,21 @@ _SECRET = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
+# Prefect stores and shows what a run of a deployment is given, so its form takes no token.
+_IN_NO_FORM = WithJsonSchema(
+    {
+        "type": "null",
+        "title": "Hf Token",
+        "description": "Not here, where it would be stored: a run takes it from the Prefect block "
+        "e2i-hub or from HF_TOKEN.",
+    }
+)
+
+
 class HubOptions(HubConfig):
     """The same, with a token that can be typed and is not shown."""
 
-    hf_token: Annotated[SecretStr | None, _SECRET] = Field(
+    hf_token: Annotated[SecretStr | None, _SECRET, _IN_NO_FORM] = Field(
         default=None, description=HubConfig.model_fields["hf_token"].description
     )
 
@@ -177,12 +198,44 @@ class TrainProjectionParameters(Configuration):
         description="Cache to select on; default: the cache 'validation' beside the training "
         "cache, if that is the only one and it is there; else a part of the training clips.",
     )
+    eval_cache_dir: str = Field(
+        "",
+        description="With --sweep: cache that its winners are scored on; default: the cache "
+        "'evaluation' beside the training cache, if it is there; else a part of the training "
+        "clips.",
+    )
     output_dir: str = Field(
         "checkpoints", min_length=1, description="Folder or URL that the checkpoint is written to."
+    )
+    checkpoint_name: CheckpointName = Field(
+        CHECKPOINT_NAME, description="File name of the checkpoint there, *.safetensors."
+    )
+    sweep: str = Field(
+        "",
+        description="YAML, TOML or JSON file or URL that says which heads are compared, by how "
+        "many trials, steps and seeds: many trainings in place of one, and a report. The heads "
+        "and training options are not used then.",
     )
     heads: Annotated[HeadsConfig, _Bare] = HeadsConfig()
     training: Annotated[TrainingConfig, _Bare] = TrainingConfig()
     tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sweep_says_it_all(self) -> Self:
+        if self.eval_cache_dir and not self.sweep:
+            message = (
+                f"nothing is evaluated while one head is trained: got eval_cache_dir "
+                f"{self.eval_cache_dir!r} without sweep, expected both. Give --sweep, or evaluate "
+                "with eval-projection."
+            )
+            raise ValueError(message)
+        if self.sweep and (self.heads != HeadsConfig() or self.training != TrainingConfig()):
+            message = (
+                f"a sweep draws heads and training itself: got {self.sweep!r} beside other options "
+                "of these, expected the file alone. Say it in the file, or leave --sweep out."
+            )
+            raise ValueError(message)
+        return self
 
 
 class EvalProjectionParameters(Configuration):
@@ -223,6 +276,43 @@ class EvalProjectionParameters(Configuration):
             )
             raise ValueError(message)
         return self
+
+
+class FinetuneParameters(Configuration):
+    """Train PaSST, a text model and a head behind each, end to end; keep the best epoch."""
+
+    source: Annotated[MetadataConfig, _Bare] = MetadataConfig(
+        metadata=f"{DATA_ROOT}/clotho_csv_files/clotho_captions_development.csv"
+    )
+    val_metadata: str = Field(
+        "",
+        description="Caption file to choose the epoch by; default: the one of the split "
+        "'validation' beside --metadata, if it is there; else a part of the clips.",
+    )
+    test_metadata: str = Field(
+        "",
+        description="Caption file to test the best epoch on; default: the one of the split "
+        "'evaluation' beside --metadata; else a part of the clips, where validation is one.",
+    )
+    output_dir: str = Field(
+        "checkpoints",
+        min_length=1,
+        description="Folder or URL of finetune_<model type>.safetensors (the best epoch) and "
+        "finetune_<model type>_last.safetensors.",
+    )
+    waveform_dir: str = Field(
+        "",
+        description="Folder or URL that decoded recordings are kept in, 16 bits at the encoder's "
+        "rate (64 kB a second); default: waveforms below the data set.",
+    )
+    finetuning: Annotated[FinetuneConfig, _Bare] = FinetuneConfig()
+    tracking: Annotated[TrackingConfig, _Bare] = TrackingConfig()
+
+
+def finetune_defaults(preset: str) -> FinetuneParameters:
+    """The defaults of `finetune` under a preset; of an unknown one those without."""
+    known = preset if preset in PRESETS else "none"
+    return FinetuneParameters(finetuning=FinetuneConfig.model_validate({"preset": known}))
 
 
 class CompareParameters(Configuration):

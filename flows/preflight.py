@@ -18,11 +18,14 @@ from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import audio_settings, missing_audio_weights, text_settings
 from e2i.errors import ConfigError, RunFailedError
 from e2i.hub.source import find_cache
+from e2i.sweep.sweep_file import read_sweep
+from e2i.training.finetune.config import FinetuneConfig
 from flows.doctor_parameters import DoctorParameters
 from flows.parameters import (
     CacheRepairParameters,
     DownloadEmbeddingsParameters,
     ReevaluateParameters,
+    TrainProjectionParameters,
 )
 from flows.prefect_setup import read_setup
 from flows.runner_parameters import RunnerConfig, check_runner
@@ -49,8 +52,12 @@ def check_call(parameters: Configuration) -> None:
         return
     if isinstance(parameters, DownloadEmbeddingsParameters):
         find_cache(parameters.repo_id, parameters.revision, parameters.subset, parameters.cache_dir)
+    if isinstance(parameters, TrainProjectionParameters) and parameters.sweep:
+        read_sweep(parameters.sweep)
     for name in type(parameters).model_fields:
         value = getattr(parameters, name)
+        if isinstance(value, FinetuneConfig):
+            value = value.encoders(value.device)
         if isinstance(value, EncodersConfig):
             text_settings(value)
             missing = missing_audio_weights(value)

@@ -59,6 +59,7 @@ def client_environment(url: str, environ: Mapping[str, str] = os.environ) -> dic
         "DO_NOT_TRACK": "1",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_SERVER_UI_ENABLED": "false",  # so that nobody is sent to a page that is not there
     }
     # Prefect's own machinery prints whole events when one cannot be sent.
     quiet = {

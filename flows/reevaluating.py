@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from e2i.cache.config import CacheConfig
@@ -14,9 +13,11 @@ from e2i.errors import RunFailedError
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.reevaluate import HowToReevaluate
 from e2i.retrieval.config import ComparisonConfig, EvaluationConfig
-from e2i.store_layout import StoreLayout, public_url, split_url
+from e2i.store_layout import StoreLayout, split_url
 from e2i.tracking.config import TrackingConfig
-from flows.caching import CHUNK_RUNNER, embed_split
+from flows.caching import embed_split
+from flows.chunk_threads import CHUNK_RUNNER
+from flows.flow_setup import flow
 from flows.parameters import DATA_ROOT
 from flows.run_record import RunRecord, started_at_utc
 from flows.summary import RunSummary
@@ -62,7 +63,7 @@ def reevaluate(
     record.locations["cache"] = target.cache_url
     record.add(embed_split(target.source, target.cache_url, target.encoders, target.cache))
     drift = look_for_drift(target, reevaluation)
-    record.counts |= {"drawn": drift.clips, "moved": len(drift.moved)}
+    record.add({"drawn": drift.clips, "moved": len(drift.moved)})
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})
     judged = evaluate_and_compare(
         store_url,
@@ -79,9 +80,7 @@ def reevaluate(
         "logs": tracking.log_dir,
     }
     if judged.verdict.failed:
-        raise RunFailedError(
-            f"{' '.join(judged.notes)} The record is {public_url(judged.record_url)}."
-        )
+        raise RunFailedError(f"{' '.join(judged.notes)} The record is {judged.record_url}.")
     record.notes += judged.notes
     details = {
         "outcome": judged.verdict.outcome,

@@ -5,25 +5,33 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.runtime import flow_run
 
+from e2i.datasets.metadata_file import dataset_named_in, split_named_in
 from e2i.store_layout import public_url, split_url
+from flows.credentials import refuse_credentials
+from flows.parameters import TRAINING_CACHE
 from flows.summary import RunSummary
+from tasks.naming import stored_names
 
 
 class RunRecord:
-    """Counts add up, locations are kept by name.
+    """Counts add up, locations are kept by name. Each flow begins with one.
 
     Attributes:
         counts: what was done, how often.
         locations: what lies where; told without credentials.
         notes: sentences that the reader of the result needs.
+
+    Raises:
+        ConfigError: a parameter of the flow run holds credentials.
     """
 
     def __init__(self) -> None:
+        refuse_credentials(flow_run.get_parameters())
         self.counts: Counter[str] = Counter()
         self.locations: dict[str, str] = {}
         self.notes: list[str] = []
@@ -53,16 +61,46 @@ class RunRecord:
 
 
 def name_run() -> str:
-    """Name of a flow run: data set or cache, encoders, split; as far as its parameters tell."""
+    """Name of a flow run: data set, split and encoders, as far as they can be told at its start."""
     parameters: dict[str, Any] = flow_run.get_parameters()
-    encoders = parameters.get("encoders")
-    words = [
-        str(parameters.get("dataset") or ""),
-        _last_name(_field(parameters.get("source"), "metadata") or parameters.get("cache_dir")),
-        str(_field(encoders, "audio_encoder") or ""),
-        str(_field(encoders, "text_encoder") or ""),
+    cache = _cache_of(parameters)
+    return run_name(parameters, stored_names(cache) if cache else ())
+
+
+def run_name(parameters: Mapping[str, Any], of_cache: Sequence[str] = ()) -> str:
+    """The name, from the parameters of a flow.
+
+    Args:
+        parameters: by name.
+        of_cache: what the cache says itself, where there is one: data set, split, encoders.
+    """
+    source, encoders = parameters.get("source"), parameters.get("encoders")
+    metadata = _field(source, "metadata")
+    if parameters.get("dataset"):
+        words = [parameters["dataset"]]
+    elif metadata:
+        split = _field(source, "split") or split_named_in(split_url(metadata)[1])
+        words = [dataset_named_in(public_url(metadata)), split]
+    elif of_cache:
+        return "-".join(word for word in of_cache if word)
+    else:
+        words = [_last_name(_cache_of(parameters))]
+    words += [
+        _encoder_name(_field(encoders, "audio_encoder")),
+        _encoder_name(_field(encoders, "text_encoder")),
     ]
-    return "-".join(word for word in words if word) or "e2i"
+    words.append(_field(parameters.get("finetuning"), "model_type"))
+    return "-".join(str(word) for word in words if word) or "e2i"
+
+
+def _cache_of(parameters: Mapping[str, Any]) -> str:
+    """The cache that a flow reads, the first of several; empty where it starts from metadata."""
+    if parameters.get("dataset") or _field(parameters.get("source"), "metadata"):
+        return ""
+    cache = parameters.get("cache_dir", "")
+    if isinstance(cache, str):
+        return cache
+    return str(cache[0]) if cache else TRAINING_CACHE
 
 
 def started_at() -> str:
@@ -81,7 +119,11 @@ def _field(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, dict) else getattr(holder, name, None)
 
 
-def _last_name(location: Any) -> str:
-    """The last name of a location, of several that of the first."""
-    first = location[0] if location and not isinstance(location, str) else location
-    return split_url(str(first))[1] if first else ""
+def _encoder_name(encoder: Any) -> str:
+    """An encoder's name; of one in a checkpoint that of its file, without the place."""
+    kind, is_checkpoint, location = str(encoder or "").partition(":")
+    return split_url(location)[1].removesuffix(".safetensors") if is_checkpoint else kind
+
+
+def _last_name(location: str) -> str:
+    return split_url(location)[1] if location else ""

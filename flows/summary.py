@@ -45,7 +45,13 @@ class RunSummary:
 
 
 def print_summary(summary: RunSummary, out: TextIO) -> None:
-    """The outcome for a person: scores first, then counts and locations."""
+    """The outcome for a person: scores first, then counts and locations.
+
+    A specification that was asked for stands alone, for whoever reads it.
+    """
+    if "specification" in summary.details:
+        out.write(json.dumps(summary.details["specification"], indent=2) + "\n")
+        return
     vision = {
         name.removeprefix(VISION): score
         for name, score in summary.metrics.items()

@@ -50,7 +50,7 @@ def _started(config: RunnerConfig) -> Iterator[TaskRunner[Any]]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(runner)
-        except (OSError, TimeoutError, ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             where = config.task_runner_address or "this machine"
             raise RunFailedError(
                 f"the {config.task_runner} cluster cannot be used: got {error} at {where}, "

@@ -1,4 +1,4 @@
-"""Prefect artifacts: tables of scores, links to records, the sheet of pseudo-images.
+"""Prefect artifacts: tables of scores, links to records and logs, the sheet of pseudo-images.
 
 Conventions: keys are `[a-z0-9-]`; an image artifact takes a data URL.
 """
@@ -9,10 +9,12 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
+    create_markdown_artifact,
     create_table_artifact,
 )
 
@@ -82,12 +84,57 @@ def comparison_artifacts(
     )
 
 
+def sweep_artifact(report: Mapping[str, Any]) -> None:
+    """Show what a sweep came to as a table: one row an arm and budget."""
+    rows = [
+        {
+            "arm": arm["words"],
+            "budget": arm["budget"],
+            "parameters": arm["parameters"],
+            "score": _rounded(arm["mean"]),
+            "deviation": _rounded(arm["deviation"]),
+            **{
+                name: _rounded(arm["difference"][name]) if arm["difference"] else None
+                for name in ("value", "low", "high")
+            },
+            "reading": arm["difference"]["reading"] if arm["difference"] else "reference",
+        }
+        for arm in report["arms"]
+    ]
+    description = (
+        f"{report['sentence']} value, low, high: the difference to the MLP on the embedding."
+    )
+    create_table_artifact(
+        table=rows, key=artifact_key("sweep", report["data"]["split"]), description=description
+    )
+
+
 def sheet_artifact(png: bytes, dataset: str, split: str) -> None:
     """Show a sheet of pseudo-images."""
     create_image_artifact(
         image_url="data:image/png;base64," + base64.b64encode(png).decode(),
         key=artifact_key("pseudo-images", split),
         description=f"Pseudo-images of {dataset} {split}: each clip's beside its caption's.",
+    )
+
+
+def links_artifact(what: str, links: Mapping[str, str], facts: Mapping[str, str]) -> None:
+    """Show where a run is logged, what it left, and what made it.
+
+    Args:
+        what: names the artifact, such as `train` and the label of an arm.
+        links: locations by name; those on the web can be followed.
+        facts: fingerprints, code version and the like.
+    """
+    rows = [
+        f"| {name.replace('_', ' ')} | {f'<{url}>' if url.startswith('http') else f'`{url}`'} |"
+        for name, url in links.items()
+    ]
+    rows += [f"| {name.replace('_', ' ')} | `{value}` |" for name, value in facts.items()]
+    create_markdown_artifact(
+        markdown="\n".join(["| what | where |", "|---|---|", *rows]),
+        key=artifact_key("provenance", what),
+        description=f"Where {what} is logged, what it left, and what made it.",
     )
 
 

@@ -10,9 +10,11 @@ Conventions: names of variables are told, values never.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient
@@ -92,15 +94,18 @@ def take_credentials(client: SyncPrefectClient) -> tuple[str, ...]:
             document = client.read_block_document_by_name(service.block, "secret")
         except ObjectNotFound:
             continue
-        held = _checked(service, Secret._from_block_document(document).get())  # type: ignore[no-untyped-call]
+        held = _checked(service, Secret._from_block_document(document).get())
         taken |= missing_from(service, held, os.environ)
     os.environ.update(taken)
     return tuple(taken)
 
 
 def store_block(service: Service, variables: Mapping[str, str]) -> None:
-    """Make a service's block, or replace what it holds."""
-    block: Secret[dict[str, str]] = Secret(value=dict(variables))  # type: ignore[arg-type]
+    """Make a service's block, or replace what it holds.
+
+    It holds one text: of a block's value that is an object, Prefect would show every part.
+    """
+    block: Secret[Any] = Secret(value=json.dumps(dict(variables)))
     block.save(service.block, overwrite=True)
 
 

@@ -14,7 +14,6 @@ from tasks.progress import Stage, progress_sink
 @task(
     name="generate-soundscapes",
     task_run_name="generate-soundscapes",
-    tags=["data"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

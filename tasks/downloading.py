@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from e2i.datasets.download import DownloadCounts
 
 _OPTIONS: dict[str, Any] = {
-    "tags": ["data"],
     "timeout_seconds": WHOLE_TIMEOUT_S,
     "persist_result": False,
 }

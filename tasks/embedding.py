@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
 
 from prefect import get_run_logger, task
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run, task_run
-from prefect.utilities.annotations import quote
 
 from e2i.cache.chunk_result import ChunkResult
 from e2i.cache.claims import claim, forget_claims
@@ -32,9 +30,7 @@ from e2i.storage import Folder
 from tasks.artifacts import artifact_key
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.remote import cancel, outcome_of, runs_elsewhere
-
-T = TypeVar("T")
+from tasks.remote import cancel, outcome_of, runs_elsewhere, submitted
 
 SHOWN_FAILURES = 5
 PUT_OFF = {"put_off": 1}
@@ -89,14 +85,6 @@ class SplitPlan:
         )
 
 
-def unvisited(parameter: T) -> T:
-    """A task's parameter that Prefect does not search for futures, clip by clip.
-
-    On their way to other processes, quotes would arrive as plain tuples.
-    """
-    return parameter if runs_elsewhere() else cast("T", quote(parameter))
-
-
 def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
     encoder = load_audio_encoder(encoders, store_windows=cache.store_windows)
     return SideSettings.of(encoder, store_windows=cache.store_windows)
@@ -105,7 +93,6 @@ def _audio_side(encoders: EncodersConfig, cache: CacheConfig) -> SideSettings:
 @task(
     name="plan-embedding",
     task_run_name="plan-embedding",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -153,7 +140,6 @@ def _run_going_on() -> str:
 @task(
     name="embed-audio",
     task_run_name="{stage}: audio chunk {chunk.index}",
-    tags=["embed", "audio"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -191,7 +177,6 @@ def embed_audio(
 @task(
     name="embed-text",
     task_run_name="{stage}: text chunk {chunk.index}",
-    tags=["embed", "text"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -245,12 +230,12 @@ def submit_chunks(
     return [
         *(
             embed_audio.submit(
-                cache_url, root_url, unvisited(chunk), encoders, split.stage, claimed=claimed
+                cache_url, root_url, submitted(chunk), encoders, split.stage, claimed=claimed
             )
             for chunk in split.plan.audio_chunks
         ),
         *(
-            embed_text.submit(cache_url, unvisited(chunk), encoders, split.stage, claimed=claimed)
+            embed_text.submit(cache_url, submitted(chunk), encoders, split.stage, claimed=claimed)
             for chunk in split.plan.text_chunks
         ),
     ]
@@ -320,7 +305,6 @@ def raise_failed(errors: Sequence[BaseException], chunks: int) -> None:
 @task(
     name="finish-cache",
     task_run_name="finish-cache",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -330,6 +314,8 @@ def finish_embedding(
     encoders: EncodersConfig,
     cache: CacheConfig,
     done: dict[str, int],
+    *,
+    mirrored: bool = False,
 ) -> dict[str, int]:
     """Write the manifest of a split whose chunks are done; the counts.
 
@@ -345,6 +331,7 @@ def finish_embedding(
         verified=split.plan.verified,
         stock=split.plan.stock,
         snapshot=cache.snapshot,
+        mirrored=mirrored,
     )
     forget_claims(Folder(cache_url))
     failed = [failure for failure in summary.failures if failure.side == "audio"]

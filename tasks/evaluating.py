@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prefect import task
 from prefect.runtime import task_run
 
 from e2i.cache.embeddings import CachedEmbeddings
-from e2i.cache.reader import open_cache
+from e2i.cache.reader import Cache, open_cache
 from e2i.errors import CacheNotFoundError, ConfigError
 from e2i.heads.checkpoint import Checkpoint, load_checkpoint_and_digest
 from e2i.report.projections import write_projections
@@ -27,13 +28,22 @@ from e2i.retrieval.relevance import Relevance, read_relevance
 from e2i.storage import Folder
 from e2i.store_layout import join_url, public_url, split_url
 from e2i.tracking.config import TrackingConfig
-from e2i.tracking.tracker import tracked
+from e2i.tracking.tracker import StoredArtifact, tracked
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
-from tasks.artifacts import scores_artifact
+from e2i.training.windows import stored_windows_of
+from tasks.artifacts import links_artifact, scores_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
-from tasks.tracking import flow_run_tracker, labelled, score_values
+from tasks.tracking import (
+    cache_artifact,
+    flow_run_tracker,
+    labelled,
+    provenance,
+    run_facts,
+    score_values,
+    tags_of,
+)
 
 NO_CHECKPOINT = "none"
 
@@ -83,7 +93,6 @@ def name_of_evaluation() -> str:
 @task(
     name="eval-projection",
     task_run_name=name_of_evaluation,
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -115,6 +124,7 @@ def evaluate(
     )
     first = checkpoints[0] if checkpoints else None
     stage_name = f"evaluate {label} retrieval" if label else "evaluate retrieval"
+    run = run_facts()
     settings = {
         "cache": cache.url,
         "checkpoint": ", ".join(file.url for _, file in loaded) or NO_CHECKPOINT,
@@ -122,10 +132,11 @@ def evaluate(
         "ranking": ranking.model_dump(mode="json"),
         "audio_fingerprint": cache.audio_fingerprint,
         "text_fingerprint": cache.text_fingerprint,
+        **run,
     }
-    image_folders = [Folder(url) for url in (cache_url, ranking.distractors) if url]
+    folders = [Folder(url) for url in (cache_url, ranking.distractors) if url]
     with (
-        tracked(flow_run_tracker("eval", tracking), settings) as tracker,
+        tracked(flow_run_tracker("eval", tracking, tags_of([opened])), settings) as tracker,
         Stage(stage_name, len(cache.caption_ids), "captions") as stage,
     ):
         result = evaluate_checkpoint(
@@ -135,7 +146,8 @@ def evaluate(
             allow_seen=allow_seen,
             batch_size=batch_size,
             device=device,
-            load_stored=stored_images_of(*image_folders),
+            load_stored=stored_images_of(*folders),
+            load_windows=stored_windows_of(*folders),
             extras=extras,
         )
         scored = result.retrieval
@@ -145,21 +157,44 @@ def evaluate(
         )
         metrics = metrics_of(result)
         tracker.summary(labelled(score_values(metrics, cache.split, seen=result.seen), label))
+        origin = ScoreOrigin(
+            checkpoints=tuple(file for _, file in loaded),
+            record=None if first is None else first.record,
+            config=evaluation,
+            bank="" if extras.bank is None else extras.bank.url,
+            distractors="" if extras.distractors is None else extras.distractors.url,
+            run={**run, "links": tracker.links()},
+        )
+        locations = _written(result, cache, origin, files, label)
+        for artifact in _artifacts(opened, origin, locations, label):
+            tracker.artifact(artifact)
     scores_artifact(metrics, cache.dataset, cache.split, result.notes, label)
-    origin = ScoreOrigin(
-        checkpoints=tuple(file for _, file in loaded),
-        record=None if first is None else first.record,
-        config=evaluation,
-        bank="" if extras.bank is None else extras.bank.url,
-        distractors="" if extras.distractors is None else extras.distractors.url,
+    digests = {f"{file.url} sha256": file.sha256 for file in origin.checkpoints}
+    links_artifact(
+        f"eval {cache.split} {label}",
+        {**locations, **tracker.links()},
+        provenance({**cache_artifact(opened).facts, **digests}),
     )
     return Scored(
         metrics=metrics,
         counts={"clips": scored.num_clips, "captions": scored.num_captions},
         notes=result.notes,
         seen=result.seen,
-        locations=_written(result, cache, origin, files, label),
+        locations=locations,
     )
+
+
+def _artifacts(
+    cache: Cache, origin: ScoreOrigin, locations: Mapping[str, str], label: str
+) -> Iterator[StoredArtifact]:
+    """What an evaluation read and wrote, as its logs name it."""
+    yield cache_artifact(cache)
+    for file in origin.checkpoints:
+        name = split_url(file.url)[1].rpartition(".")[0]
+        yield StoredArtifact(name, "model", file.url, file.sha256)
+    if "scores" in locations:
+        of = f"scores-{cache.header.dataset}-{cache.header.split}"
+        yield StoredArtifact(f"{of}-{label}" if label else of, "scores", locations["scores"])
 
 
 def relevance_of(evaluation: EvaluationConfig) -> Relevance | None:

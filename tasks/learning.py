@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
 from prefect.runtime import task_run
 
-from e2i.cache.reader import open_cache
+from e2i.cache.reader import Cache, open_cache
 from e2i.errors import CacheNotFoundError
 from e2i.heads.checkpoint import save_checkpoint
 from e2i.heads.config import HeadsConfig
@@ -15,7 +16,7 @@ from e2i.report.scores import Metrics
 from e2i.storage import Folder
 from e2i.store_layout import join_url, split_url
 from e2i.tracking.config import TrackingConfig
-from e2i.tracking.tracker import tracked
+from e2i.tracking.tracker import StoredArtifact, Tracker, tracked
 from e2i.training.config import TrainingConfig
 from e2i.training.epochs import EpochRecord
 from e2i.training.exclusion import read_exclusions
@@ -23,9 +24,22 @@ from e2i.training.pseudo_images import stored_images_of
 from e2i.training.selection import chosen_by
 from e2i.training.state import StateFile
 from e2i.training.train import train_heads
+from e2i.training.windows import stored_windows_of
+from tasks.artifacts import links_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
-from tasks.tracking import epoch_values, flow_run_tracker, labelled
+from tasks.tracking import (
+    cache_artifact,
+    epoch_values,
+    flow_run_tracker,
+    labelled,
+    provenance,
+    run_facts,
+    tags_of,
+)
+
+STATE_SHARE = 0.1
+"""Of a training's time that writing its state may take."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,6 @@ def beside(cache_url: str, split: str) -> str:
 @task(
     name="train-projection",
     task_run_name=name_of_training,
-    tags=["train"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -80,10 +93,11 @@ def train(
 ) -> Trained:
     """Train on caches, choose the epoch on another, store the checkpoint.
 
-    The state after each epoch lies beside the checkpoint until that is there: a run that was killed
-    goes on from it.
+    The state of the last epochs lies beside the checkpoint until that is there: a run that was
+    killed goes on from it.
     """
-    caches = [open_cache(Folder(url)).load() for url in cache_urls]
+    opened = [open_cache(Folder(url)) for url in cache_urls]
+    caches = [cache.load() for cache in opened]
     selection_url = val_cache_url or beside(cache_urls[0], "validation")
     validation = None
     if val_cache_url:
@@ -96,18 +110,28 @@ def train(
                 "No validation cache beside %s: clips are held out", cache_urls[0]
             )
     name = f"train {label} projection heads" if label else "train projection heads"
+    fingerprints = {
+        "audio_fingerprint": caches[0].audio_fingerprint,
+        "text_fingerprint": caches[0].text_fingerprint,
+    }
     settings = {
         "caches": [cache.url for cache in caches],
         "heads": heads.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
-        "audio_fingerprint": caches[0].audio_fingerprint,
-        "text_fingerprint": caches[0].text_fingerprint,
+        **fingerprints,
+        **run_facts(),
     }
     output = Folder(output_url)
     with (
-        tracked(flow_run_tracker("train", tracking), settings) as tracker,
+        tracked(
+            flow_run_tracker("train", tracking, [*tags_of(opened), heads.input_type]), settings
+        ) as tracker,
         Stage(name, training.epochs, "epochs") as stage,
-        StateFile(output, f"{checkpoint_name.rpartition('.')[0]}.training-state") as state,
+        StateFile(
+            output,
+            f"{checkpoint_name.rpartition('.')[0]}.training-state",
+            largest_share=STATE_SHARE,
+        ) as state,
     ):
 
         def on_epoch(epoch: EpochRecord) -> None:
@@ -123,14 +147,15 @@ def train(
                 epoch.metrics[metric],
             )
 
-        stored = stored_images_of(*(Folder(url) for url in (*cache_urls, selection_url)))
+        folders = [Folder(url) for url in (*cache_urls, selection_url)]
         trained = train_heads(
             caches,
             validation,
             heads,
             training,
             on_epoch,
-            load_stored=stored,
+            load_stored=stored_images_of(*folders),
+            load_windows=stored_windows_of(*folders),
             exclude=read_exclusions(exclude_url) if exclude_url else None,
             state=state,
         )
@@ -139,8 +164,14 @@ def train(
         kept = f"epoch {best.epoch} of {training.epochs} kept"
         tracker.summary(labelled({"best_epoch": best.epoch, **epoch_values(best)}, label))
         stage.outcome = f"{kept}, validation {metric} {best.metrics[metric]:.3f}"
-        save_checkpoint(output, checkpoint_name, trained.checkpoint)
+        digest = save_checkpoint(output, checkpoint_name, trained.checkpoint)
         state.discard()
+        _log_artifacts(tracker, opened, output, checkpoint_name, digest)
+    links_artifact(
+        f"train {label}",
+        {"checkpoint": join_url(output.url, checkpoint_name), **tracker.links()},
+        provenance({"checkpoint_sha256": digest, **fingerprints}),
+    )
     return Trained(
         checkpoint_url=join_url(output.url, checkpoint_name),
         counts={
@@ -169,4 +200,15 @@ def train(
                 else f"the cache {validation.dataset}/{validation.split} ({validation.url})."
             ),
         ),
+    )
+
+
+def _log_artifacts(
+    tracker: Tracker, caches: Sequence[Cache], output: Folder, name: str, digest: str
+) -> None:
+    """Name the caches that were trained on, and the checkpoint."""
+    for cache in caches:
+        tracker.artifact(cache_artifact(cache))
+    tracker.artifact(
+        StoredArtifact(name.rpartition(".")[0], "model", join_url(output.url, name), digest)
     )

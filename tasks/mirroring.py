@@ -8,15 +8,19 @@ from types import TracebackType
 
 from prefect import get_run_logger, task
 
-from e2i.cache.layout import Side
+from e2i.cache.embeddings import CachedEmbeddings
+from e2i.cache.layout import SIDES, Side
 from e2i.cache.reader import open_cache
 from e2i.errors import E2IError, RunFailedError, StorageError
 from e2i.hub.background import BackgroundMirror
 from e2i.hub.config import HubConfig
+from e2i.hub.contents import OutgoingFile
 from e2i.hub.image_packs import image_packs
 from e2i.hub.mirror import Mirror, Pace
 from e2i.images.config import ImagesConfig
+from e2i.images.standardization import Standardization
 from e2i.storage import Folder
+from e2i.training.image_statistics import image_standardization
 from tasks.policy import WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 
@@ -90,7 +94,7 @@ class RunMirror:
         cache = open_cache(folder).load()
         if len(cache.caption_ids) < self._upload_every:
             return
-        packs = image_packs(folder, cache, images)
+        packs = _packs(self._cache_url, cache, images)
         of_side = {name: pack for name, pack in packs.items() if f"/{side}/" in name}
         try:
             self.mirror.send_images(of_side)
@@ -118,7 +122,6 @@ class RunMirror:
 @task(
     name="mirror-cache",
     task_run_name="mirror-cache",
-    tags=["hub"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     persist_result=False,
 )
@@ -134,7 +137,7 @@ def send_rest(
     folder = Folder(cache_url)
     name = f"mirror to {mirror.repository.repo_id}"
     with Stage(name, 1, "data set") as stage:
-        packs = image_packs(folder, open_cache(folder).load(), images) if images else {}
+        packs = _packs(cache_url, open_cache(folder).load(), images) if images else {}
         try:
             mirror.finish(packs, cache=cache, snapshot=snapshot)
         except StorageError as error:
@@ -151,6 +154,16 @@ def send_rest(
         "hub_commits": sent.commits,
         "hub_deleted": sent.deleted,
     }
+
+
+def _packs(
+    cache_url: str, cache: CachedEmbeddings, images: ImagesConfig
+) -> dict[str, OutgoingFile]:
+    """The packs of a cache's pseudo-images, and what they were standardized by."""
+    by: dict[Side, Standardization | None] = {
+        side: image_standardization(cache_url, cache, side, images) for side in SIDES
+    }
+    return image_packs(Folder(cache_url), cache, images, by)
 
 
 def _not_whole(mirror: Mirror, error: E2IError) -> RunFailedError:

@@ -18,7 +18,7 @@ from e2i.decoding.pool import WaveformLoader
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
 from e2i.errors import ConfigError
-from e2i.publishing.published import Promotion, read_published
+from e2i.publishing.published import Promotion, Published, read_published
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.drift import Drift, find_drift
 from e2i.reevaluation.reevaluate import (
@@ -39,7 +39,13 @@ from tasks.evaluating import relevance_of
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
 from tasks.stored_origin import stored_encoders
-from tasks.tracking import flow_run_tracker, score_values
+from tasks.tracking import (
+    cache_artifact,
+    flow_run_tracker,
+    run_facts,
+    score_values,
+    tags_of,
+)
 
 EVENT_PREFIX = "e2i.reevaluation."
 
@@ -49,16 +55,21 @@ class Target:
     """What is published, and how its evaluation cache is brought up to date.
 
     Attributes:
-        promotion: what is published.
+        published: what is published.
         source: the recordings and captions of the evaluation cache.
         encoders: those that it was made with.
         cache: how it stores embeddings.
     """
 
-    promotion: Promotion
+    published: Published
     source: MetadataConfig
     encoders: EncodersConfig
     cache: CacheConfig
+
+    @property
+    def promotion(self) -> Promotion:
+        """The promotion that is in use."""
+        return self.published.current
 
     @property
     def cache_url(self) -> str:
@@ -88,7 +99,6 @@ class Judged:
 @task(
     name="find-published",
     task_run_name="find-published",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -106,8 +116,8 @@ def find_published(
             "a re-evaluation does not replace what is stored: got force, expected it off, as drift "
             "would not show. Embed with `e2i cache-embeddings --force`."
         )
-    promotion = read_published(Folder(StoreLayout(store_url).store_url)).current
-    folder = Folder(promotion.evaluation.url)
+    published = read_published(Folder(StoreLayout(store_url).store_url))
+    folder = Folder(published.current.evaluation.url)
     header = read_header(folder)
     metadata = source.metadata or open_cache(folder).manifest.source or None
     if metadata is None:
@@ -116,7 +126,7 @@ def find_published(
             "source, expected --metadata. Give the one that `e2i cache-embeddings` was given."
         )
     return Target(
-        promotion=promotion,
+        published=published,
         source=source.model_copy(
             update={"metadata": metadata, "split": source.split or header.split}
         ),
@@ -128,7 +138,6 @@ def find_published(
 @task(
     name="find-drift",
     task_run_name="find-drift",
-    tags=["embed"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -147,6 +156,7 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
             loader,
             sample=config.drift_sample,
             seed=seed,
+            measure=loader.measure,
             decoders=loader.at_once,
         )
         stage.outcome = f"{drift.clips} clips, {len(drift.moved)} moved"
@@ -158,7 +168,6 @@ def look_for_drift(target: Target, config: ReevaluationConfig) -> Drift:
 @task(
     name="reevaluate",
     task_run_name="reevaluate",
-    tags=["evaluate"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -180,16 +189,18 @@ def evaluate_and_compare(
         "checkpoint": target.promotion.checkpoint.url,
         "promotion": target.promotion.number,
         "reevaluation": how.reevaluation.model_dump(mode="json"),
+        **run_facts(),
     }
     with (
-        tracked(flow_run_tracker("eval", tracking), settings) as tracker,
+        tracked(flow_run_tracker("eval", tracking, tags_of([cache])), settings) as tracker,
         Stage("evaluate what is published", cache.manifest.counts.captions, "captions") as stage,
     ):
         recorded = reevaluate(
-            store_url, target.promotion, cache, drift, how, run=run, counts=counts
+            store_url, target.published, cache, drift, how, run=run, counts=counts
         )
         stage.outcome = recorded.result.verdict.outcome
         tracker.summary(score_values(recorded.metrics, cache.manifest.split, seen=False))
+        tracker.artifact(cache_artifact(cache))
     _show(recorded, cache.manifest.dataset, cache.manifest.split)
     return Judged(
         metrics=recorded.metrics,
@@ -207,6 +218,8 @@ def _show(recorded: Recorded, dataset: str, split: str) -> None:
     comparison_artifacts(
         result.comparison.differences, dataset, split, recorded.notes, recorded.url
     )
+    if result.verdict.accepted:
+        return
     happened = {
         result.verdict.outcome: result.verdict.failed,
         "dropped": bool(result.verdict.dropped),

@@ -7,11 +7,12 @@ cannot be run at all is a failure like any other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectConcurrentFuture, PrefectFuture, PrefectWrappedFuture
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import quote
 
 R = TypeVar("R")
 
@@ -20,6 +21,16 @@ def runs_elsewhere() -> bool:
     """Whether the task runs that are submitted now go to other processes."""
     context = FlowRunContext.get()
     return context is not None and not isinstance(context.task_runner, ThreadPoolTaskRunner)
+
+
+def unvisited(parameter: R) -> R:
+    """A task's parameter that Prefect does not search for futures, item by item."""
+    return cast("R", quote(parameter))
+
+
+def submitted(parameter: R) -> R:
+    """The same for a task that is submitted; to other processes, quotes would go as tuples."""
+    return parameter if runs_elsewhere() else unvisited(parameter)
 
 
 def outcome_of(future: PrefectFuture[R]) -> R | BaseException:

@@ -21,6 +21,7 @@ from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
 from e2i.store_layout import join_url, split_url
 from e2i.training.evaluate import Extras, evaluate_checkpoint
+from e2i.training.windows import LoadWindows, stored_windows_of
 from tasks.evaluating import NO_CHECKPOINT, relevance_of
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage
@@ -45,7 +46,6 @@ class ReportedModel:
 @task(
     name="write-report",
     task_run_name="write-report",
-    tags=["report"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -72,7 +72,15 @@ def write_report(
     )
     with Stage("write report", len(models), "models") as stage:
         scored = [
-            _scored(model, embeddings, evaluation, extras, device, allow_seen=allow_seen)
+            _scored(
+                model,
+                embeddings,
+                evaluation,
+                extras,
+                device,
+                load_windows=stored_windows_of(cache.folder),
+                allow_seen=allow_seen,
+            )
             for model in models
         ]
         content = report_content(
@@ -98,6 +106,7 @@ def _scored(
     extras: Extras,
     device: str,
     *,
+    load_windows: LoadWindows,
     allow_seen: bool,
 ) -> ScoredModel:
     """A model's scores, made anew: what tasks hand on is too small to hold them."""
@@ -107,7 +116,13 @@ def _scored(
         folder = Folder(folder_url)
         checkpoint, location = load_checkpoint(folder, name), join_url(folder.url, name)
     result = evaluate_checkpoint(
-        checkpoint, cache, evaluation, allow_seen=allow_seen, device=device, extras=extras
+        checkpoint,
+        cache,
+        evaluation,
+        allow_seen=allow_seen,
+        device=device,
+        load_windows=load_windows,
+        extras=extras,
     )
     return ScoredModel(model.name, result, checkpoint, location)
 

@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 RUN_TAG = "e2i"
-"""Runs of e2i's deployments have it."""
+"""Every deployment of prefect.yaml has it, and so has every run of one."""
 
 SETTLED = "The process that ran it is gone; what it had stored stays."
 PAGE = 200
@@ -47,11 +47,14 @@ def settle_crashed_runs(client: SyncPrefectClient) -> int:
 
 
 def _settle(client: SyncPrefectClient, flow_runs: FlowRunFilter) -> int:
-    settled = 0
-    while rows := client.read_task_runs(
-        flow_run_filter=flow_runs, task_run_filter=_IN_FLIGHT, limit=PAGE
-    ):
-        for row in rows:
-            client.set_task_run_state(row.id, Crashed(message=SETTLED), force=True)
-        settled += len(rows)
-    return settled
+    settled: set[UUID] = set()
+    while True:
+        rows = client.read_task_runs(
+            flow_run_filter=flow_runs, task_run_filter=_IN_FLIGHT, limit=PAGE
+        )
+        fresh = {row.id for row in rows} - settled
+        if not fresh:
+            return len(settled)
+        for row_id in fresh:
+            client.set_task_run_state(row_id, Crashed(message=SETTLED), force=True)
+        settled |= fresh

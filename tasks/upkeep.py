@@ -40,7 +40,6 @@ class Found:
 @task(
     name="find-damage",
     task_run_name="find-damage",
-    tags=["cache"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )
@@ -76,7 +75,6 @@ def find_damage(cache_url: str, source: MetadataConfig, encoders: EncodersConfig
 @task(
     name="clear-cache",
     task_run_name="clear-cache",
-    tags=["cache"],
     timeout_seconds=WHOLE_TIMEOUT_S,
     **TRIED_AGAIN,
 )

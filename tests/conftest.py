@@ -1,4 +1,4 @@
-"""What all tests share: an environment of their own, and a real S3 server.
+"""What all tests share: an environment of their own, a real S3 server, a Prefect server.
 
 The environment is set before anything is imported that reads it: no test sees the credentials,
 profiles, proxies or servers of whoever runs it, and none reaches the network by accident.
@@ -65,3 +65,12 @@ def mortal_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Ser
 def s3_folder(s3_server: S3Server) -> Folder:
     """An empty folder on the real S3 server."""
     return Folder(f"{s3_server.url}/{uuid.uuid4().hex}", s3_server.storage_options)
+
+
+@pytest.fixture(scope="session")
+def prefect_harness() -> Iterator[None]:
+    """A Prefect server of the test session, on a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

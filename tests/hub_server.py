@@ -515,12 +515,18 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def _body(self) -> Iterator[bytes]:
             if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-                while size := int(self.rfile.readline().split(b";")[0], 16):
-                    yield self.rfile.read(size)
+                while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
+                    yield self._exactly(size)
                     self.rfile.readline()
                 self.rfile.readline()
             else:
-                yield self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                yield self._exactly(int(self.headers.get("Content-Length") or 0))
+
+        def _exactly(self, size: int) -> bytes:
+            data = self.rfile.read(size)
+            if len(data) < size:
+                raise ConnectionResetError("the client was killed while it sent")
+            return data
 
         def _send(self, answer: _Answer) -> None:
             plain = isinstance(answer.body, bytes)

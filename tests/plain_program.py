@@ -22,11 +22,13 @@ import flows.caching
 import flows.downloading
 import flows.learning
 import flows.private_server
+import flows.reevaluating
 import tasks.embedding
 import tasks.evaluating
 import tasks.learning
 import tasks.mirroring
 import tasks.progress
+import tasks.reevaluating
 import tasks.rendering
 import tasks.tracking
 from e2i.hub.background import BackgroundMirror
@@ -53,7 +55,8 @@ def e2i(*arguments: str) -> Said:
         contextlib.redirect_stderr(err),
     ):
         run_id = str(uuid.uuid4())
-        patch.setattr(tasks.embedding, "flow_run", SimpleNamespace(get_id=lambda: run_id))
+        for module in (tasks.embedding, tasks.reevaluating):
+            patch.setattr(module, "flow_run", SimpleNamespace(get_id=lambda: run_id))
         try:
             command_line.main(arguments)
         except SystemExit as ended:
@@ -76,12 +79,17 @@ def plain_program() -> Iterator[None]:
             tasks.learning,
             tasks.mirroring,
             tasks.progress,
+            tasks.reevaluating,
             tasks.tracking,
         ):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("plain program"))
         patch.setattr(tasks.progress, "_installed", [tasks.progress._Silent()])
         patch.setattr(tasks.progress, "create_progress_artifact", lambda **_: None)
         patch.setattr(tasks.evaluating, "scores_artifact", lambda *_: None)
+        patch.setattr(tasks.evaluating, "links_artifact", lambda *_: None)
+        patch.setattr(tasks.learning, "links_artifact", lambda *_: None)
+        for name in ("scores_artifact", "comparison_artifacts", "emit_event"):
+            patch.setattr(tasks.reevaluating, name, lambda *_, **__: None)
         patch.setattr(tasks.rendering, "sheet_artifact", lambda *_: None)
         patch.setattr(flows.caching, "submit_chunks", _embed_chunks)
         patch.setattr(tasks.embedding, "claim", lambda *_: True)
@@ -102,6 +110,9 @@ def plain_program() -> Iterator[None]:
             (tasks.mirroring, "send_rest"),
             (flows.learning, "train"),
             (flows.learning, "evaluate"),
+            (flows.reevaluating, "find_published"),
+            (flows.reevaluating, "look_for_drift"),
+            (flows.reevaluating, "evaluate_and_compare"),
         ):
             patch.setattr(module, name, getattr(module, name).fn)
         yield

@@ -25,6 +25,10 @@ MERGED_BYTES = 64 * 2**20
 MANY_SHARDS = 1_000
 """A side with more shards than this is compacted at the end of a run."""
 
+MANY_MIRRORED_SHARDS = 5_000
+"""The same where the cache is mirrored to the Hub, which has the rows by then and would be sent
+them again: half of what it takes in a folder."""
+
 _ATTEMPTS = 5
 
 

@@ -15,6 +15,8 @@ SnapshotMode = Literal["auto", "always", "never"]
 DEFAULT_FAILURE_SHARE = 0.01
 _CHUNK_SIZES = {"logmel": 256, "clap": 32, "passt": 8}
 _OTHER_CHUNK_SIZE = 64
+_TEXT_CHUNK_SIZES = {"hashing": 2048}
+_OTHER_TEXT_CHUNK_SIZE = 512
 
 
 class CacheConfig(Configuration):
@@ -24,8 +26,8 @@ class CacheConfig(Configuration):
         default=None,
         ge=1,
         le=100_000,
-        description="Clips that one task run embeds and one shard holds. Default: by encoder, so "
-        "that a chunk is worth tens of seconds.",
+        description="Clips that one task run embeds and one shard holds, or whose captions it "
+        "does. Default: by encoder, so that a chunk is worth seconds to tens of seconds.",
     )
     force: bool = Field(
         default=False,
@@ -75,3 +77,12 @@ def _share_of(num_clips: int, share: float) -> int:
 def default_chunk_size(audio_encoder: str) -> int:
     """Clips a chunk, for an audio encoder by the name that it has on the command line."""
     return _CHUNK_SIZES.get(audio_encoder, _OTHER_CHUNK_SIZE)
+
+
+def default_text_chunk_size(text_encoder: str) -> int:
+    """Clips whose captions are a chunk, for a text encoder by its name on the command line.
+
+    A caption takes far less time than a recording, and a task run costs the same whatever is in
+    it: `python -m benchmarks.orchestration share` says how much.
+    """
+    return _TEXT_CHUNK_SIZES.get(text_encoder, _OTHER_TEXT_CHUNK_SIZE)

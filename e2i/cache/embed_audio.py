@@ -153,6 +153,7 @@ def embed_recordings(
     encoder: AudioEncoder,
     load_waveform: LoadWaveform,
     *,
+    measure: MeasureWaveform | None = None,
     decoders: int = _DECODERS,
 ) -> tuple[list[AudioRow], list[Failure]]:
     """Embed recordings as a chunk does, and store nothing; the rows, and what failed.
@@ -163,6 +164,7 @@ def embed_recordings(
         clips: which.
         encoder: the one that the stamp names.
         load_waveform: decodes a recording; called from several threads at once.
+        measure: tells what a recording will come to, likewise; as for a chunk.
         decoders: how many recordings to decode at once.
 
     Raises:
@@ -171,7 +173,7 @@ def embed_recordings(
         StorageError: the store refused.
     """
     check_encoder(stamp, SideSettings.of(encoder))
-    work = _ChunkWork(audio_root, stamp, encoder, load_waveform, decoders, None, None)
+    work = _ChunkWork(audio_root, stamp, encoder, load_waveform, measure, decoders, None, None)
     rows = work.embed(work.read(clips))
     return rows, work.failed
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from e2i.cache.compact import MANY_SHARDS, compact_cache
+from e2i.cache.compact import MANY_MIRRORED_SHARDS, MANY_SHARDS, compact_cache
 from e2i.cache.config import SnapshotMode
 from e2i.cache.failures import Failure, read_failure_file, read_failures, write_merged
 from e2i.cache.header import CacheHeader, SideSettings, check_header
@@ -66,6 +66,7 @@ def finish_cache(
     verified: Mapping[str, Verified] | None = None,
     stock: PlannedStock | None = None,
     snapshot: SnapshotMode = "auto",
+    mirrored: bool = False,
 ) -> CacheSummary:
     """Write the manifest of a cache in which everything wanted is stored or has failed.
 
@@ -78,6 +79,7 @@ def finish_cache(
         verified: what the plan has verified.
         stock: the plan's, where nothing was to be embedded.
         snapshot: whether the tensors of the original's form are written as well.
+        mirrored: whether the Hub has the shards, so that merging them costs sending them again.
 
     Raises:
         CacheIncompleteError: clips or captions are neither stored nor failed; what is stored stays.
@@ -115,8 +117,9 @@ def finish_cache(
                 folder.delete(name)
         sha256 = hashlib.sha256(data).hexdigest()
         cache = Cache(folder, header, manifest, sha256)
-        if any(len(manifest.side(side).shards) > MANY_SHARDS for side in SIDES):
-            cache = _compacted(cache)
+        most = MANY_MIRRORED_SHARDS if mirrored else MANY_SHARDS
+        if any(len(manifest.side(side).shards) > most for side in SIDES):
+            cache = _compacted(cache, most)
         return _summary(
             cache,
             failures,
@@ -137,10 +140,10 @@ def _still_so(planned: PlannedStock | None, version: str | None) -> Stock | None
     return planned.stock if all(e.sha256 for side in sides for e in side.shards) else None
 
 
-def _compacted(cache: Cache) -> Cache:
+def _compacted(cache: Cache, most: int) -> Cache:
     """The cache after merging; as it is where another run is writing: the next one merges."""
     try:
-        compact_cache(cache.folder, above=MANY_SHARDS)
+        compact_cache(cache.folder, above=most)
         return open_cache(cache.folder)
     except (StaleWriteError, CacheIncompleteError):
         return cache

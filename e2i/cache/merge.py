@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from e2i.cache.header import CacheHeader
 from e2i.cache.layout import Side, shard_name
 from e2i.cache.manifest import Manifest, ShardEntry, SideManifest
-from e2i.cache.reader import shard_bytes
 from e2i.cache.shards import (
     ID_COLUMN,
     ShardStamp,
@@ -27,6 +26,7 @@ from e2i.cache.shards import (
     shard_file,
     shard_key,
 )
+from e2i.cache.stored_rows import shard_bytes
 from e2i.storage import Folder
 
 Group = Sequence[ShardEntry]

@@ -3,7 +3,7 @@
 Conventions: a chunk is small and can be pickled: ids, names and texts, no embeddings. The ids still
 wanted stand in the order of the metadata, those that failed before at the end (so that a broken
 recording does not shift all chunk borders behind it), and are cut into full chunks: whoever starts
-from the same state has the same plan. A chunk of text holds the captions of `chunk_size` clips.
+from the same state has the same plan. A chunk of text holds the captions of so many clips.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from e2i.cache.config import default_chunk_size
+from e2i.cache.config import default_chunk_size, default_text_chunk_size
 from e2i.cache.failures import RecordedFailures, read_failures
 from e2i.cache.header import CacheHeader, SideSettings, ensure_header
 from e2i.cache.layout import MANIFEST_NAME, SIDES, Side
@@ -144,7 +144,7 @@ def plan_cache(
         audio: settings of the audio encoder.
         text: settings of the text encoder.
         audio_root: where the recordings lie; default `clips.audio_root_url`.
-        chunk_size: clips a chunk; default by audio encoder.
+        chunk_size: clips a chunk, on both sides; default: for each side by its encoder.
         force: embed again the sides whose settings differ, or both where none differs.
         force_token: names the run that forces; with the same token a side is replaced only once.
 
@@ -177,9 +177,12 @@ def plan_cache(
             break
         except StaleWriteError:
             continue
-    size = chunk_size or default_chunk_size(str(audio.settings.get("encoder", "")))
+    sizes = (
+        chunk_size or default_chunk_size(str(audio.settings.get("encoder", ""))),
+        chunk_size or default_text_chunk_size(str(text.settings.get("encoder", ""))),
+    )
     stamps = [ShardStamp.of(header, side, manifest.revision if manifest else 0) for side in SIDES]
-    plan = _cut(clips, stamps, stock, failures, size)
+    plan = _cut(clips, stamps, stock, failures, sizes)
     if plan.audio_chunks or plan.text_chunks:
         return plan
     return replace(plan, stock=PlannedStock(stock, found[2] if found else None))
@@ -228,7 +231,7 @@ def _cut(
     stamps: Sequence[ShardStamp],
     stock: Stock,
     failures: RecordedFailures,
-    size: int,
+    sizes: tuple[int, int],
 ) -> CachePlan:
     """The wanted ids that are not stored, as chunks."""
     failed_clips = {name for side, name in failures.by_id if side == "audio"}
@@ -246,8 +249,8 @@ def _cut(
     ]
     by_clip.sort(key=lambda group: any(c.caption_id in failed_captions for c in group))
     audio_stamp, text_stamp = stamps
-    clip_groups = list(_chunks(wanted, size))
-    caption_groups = [tuple(itertools.chain(*groups)) for groups in _chunks(by_clip, size)]
+    clip_groups = list(_chunks(wanted, sizes[0]))
+    caption_groups = [tuple(itertools.chain(*groups)) for groups in _chunks(by_clip, sizes[1])]
     return CachePlan(
         audio_chunks=tuple(
             AudioChunk(index, len(clip_groups), audio_stamp, tuple(group))

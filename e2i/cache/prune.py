@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from e2i.cache.header import CacheHeader, read_header
 from e2i.cache.layout import MANIFEST_NAME, SIDES, Side, is_shard
@@ -27,6 +27,8 @@ from e2i.storage import FileInfo, Folder
 
 _ATTEMPTS = 5
 _WORKERS = 8
+_LEFTOVER_S = 24 * 3600.0
+"""What a write has left alone for so long is of one that was broken off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class PruneSummary:
         rows: that did not count in these.
         kept: shards that the manifest does not name and that a run may still need.
         kept_because: why, in words; empty where none is.
+        swept: leftovers of writes that were broken off a day ago or earlier.
     """
 
     url: str
@@ -50,6 +53,7 @@ class PruneSummary:
     rows: int
     kept: tuple[str, ...]
     kept_because: str
+    swept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class _Found:
 
 
 def prune_cache(folder: Folder) -> PruneSummary:
-    """Delete the shards and rows that no manifest counts.
+    """Delete the shards and rows that no manifest counts, and what broken-off writes have left.
 
     Raises:
         CacheNotFoundError: there is no cache.
@@ -71,6 +75,12 @@ def prune_cache(folder: Folder) -> PruneSummary:
         StaleWriteError: runs keep replacing the manifest.
         StorageError: the store refused.
     """
+    summary = _prune(folder)
+    return replace(summary, swept=folder.sweep(_LEFTOVER_S))
+
+
+def _prune(folder: Folder) -> PruneSummary:
+    """Shards and rows alone, again where runs write a manifest meanwhile."""
     for _ in range(_ATTEMPTS):
         read_header(folder)  # a folder that is no cache is left alone
         # Shards are listed before the header is read: what is listed under another generation than

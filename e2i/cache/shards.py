@@ -29,11 +29,11 @@ from e2i.storage import FileInfo, Folder
 _KEY_DIGITS = 20
 _PAGE_BYTES = 2**20
 _ROW_GROUP_ROWS = 20_000
-_BLOCK_ROWS = 4_096
 _WHOLE_BYTES = 8 * 2**20
 """Remote shards up to this size are read in one request."""
 _PREFIX = "e2i."
 
+EMBEDDING_COLUMN = "embedding"
 WINDOWS_COLUMN = "windows"
 
 ID_COLUMN: dict[Side, str] = {"audio": "clip_id", "text": "caption_id"}
@@ -196,7 +196,7 @@ def _write(
     schema = [pa.field(name, kind, nullable=False) for name, kind, _ in fields]
     arrays = [pa.array(values, kind) for _, kind, values in fields]
     flat = np.ascontiguousarray(embeddings, dtype=np.float32).reshape(-1)
-    schema.insert(before, pa.field("embedding", list_type, nullable=False))
+    schema.insert(before, pa.field(EMBEDDING_COLUMN, list_type, nullable=False))
     arrays.insert(before, pa.FixedSizeListArray.from_arrays(pa.array(flat), type=list_type))
     if windows is not None:
         schema.append(pa.field(WINDOWS_COLUMN, windows.type, nullable=False))
@@ -247,7 +247,7 @@ def read_keys(folder: Folder, file: FileInfo, side: Side, *, hashed: bool) -> Sh
     data = folder.read(file.name) if hashed else None
     with _opened(folder, file, data) as shard:
         columns: dict[str, list[Any]] = {}
-        with _readable(folder, file.name):
+        with readable(folder, file.name):
             stamp = _stamp(shard.schema_arrow, side)
             if stamp is not None:
                 table = shard.read(columns=_KEY_COLUMNS[side])
@@ -269,21 +269,9 @@ def read_rows(folder: Folder, name: str, side: Side, data: pa.Buffer) -> pa.Tabl
     Raises:
         CacheCorruptError: it cannot be read as a shard.
     """
-    return pa.concat_tables(read_blocks(folder, name, side, data))
-
-
-def read_blocks(folder: Folder, name: str, side: Side, data: pa.Buffer) -> Iterator[pa.Table]:
-    """The same in blocks of a few MiB, at least one, so that memory is used again and again.
-
-    Raises:
-        CacheCorruptError: it cannot be read as a shard.
-    """
-    columns = _READ_COLUMNS[side]
-    with _readable(folder, name):
+    with readable(folder, name):
         file = pq.ParquetFile(pa.BufferReader(data))
-        yield file.schema_arrow.empty_table().select(columns)
-        for batch in file.iter_batches(_BLOCK_ROWS, columns=columns, use_threads=False):
-            yield pa.Table.from_batches([batch]).select(columns)
+        return file.read(_READ_COLUMNS[side], use_threads=False)
 
 
 def stamp_of(folder: Folder, name: str, side: Side, data: pa.Buffer) -> ShardStamp | None:
@@ -292,7 +280,7 @@ def stamp_of(folder: Folder, name: str, side: Side, data: pa.Buffer) -> ShardSta
     Raises:
         CacheCorruptError: it cannot be read as a shard.
     """
-    with _readable(folder, name):
+    with readable(folder, name):
         return _stamp(pq.ParquetFile(pa.BufferReader(data)).schema_arrow, side)
 
 
@@ -308,17 +296,17 @@ def _opened(folder: Folder, file: FileInfo, data: bytes | None) -> Iterator[pq.P
             source = f"{folder.local_path}/{file.name}"
         else:
             source = stack.enter_context(folder.open(file.name))
-        with _readable(folder, file.name):
+        with readable(folder, file.name):
             shard = stack.enter_context(pq.ParquetFile(source, memory_map=True))
         yield shard
 
 
 @contextlib.contextmanager
-def _readable(folder: Folder, name: str) -> Iterator[None]:
+def readable(folder: Folder, name: str) -> Iterator[None]:
     """Turns what pyarrow says of damaged files into the error that names the shard."""
     try:
         yield
-    except StorageError:
+    except (StorageError, CacheCorruptError):
         raise
     except FileNotFoundError as error:
         raise missing(folder, name) from error
@@ -335,7 +323,7 @@ def _stamp(schema: pa.Schema, side: Side) -> ShardStamp | None:
         or held.get(_PREFIX + "side") != side
     ):
         return None
-    embedding = schema.field("embedding").type
+    embedding = schema.field(EMBEDDING_COLUMN).type
     return ShardStamp(
         side=side,
         dataset=held[_PREFIX + "dataset"],

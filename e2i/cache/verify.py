@@ -29,8 +29,9 @@ from e2i.cache.layout import (
     is_shard,
 )
 from e2i.cache.manifest import Manifest, ShardEntry, read_manifest
-from e2i.cache.reader import embedding_rows, incomplete_because, shard_bytes
+from e2i.cache.reader import incomplete_because
 from e2i.cache.shards import ID_COLUMN, ShardStamp, read_rows, stamp_of
+from e2i.cache.stored_rows import embedding_rows, shard_bytes
 from e2i.errors import CacheCorruptError, CacheError, CacheNotFoundError
 from e2i.storage import FileInfo, Folder
 

@@ -61,35 +61,46 @@ def is_checkpoint(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def unpacked(config: EncodersConfig) -> EncodersConfig:
-    """The same encoders, with those of a checkpoint as weights in published formats.
+def unpacked_audio(config: EncodersConfig) -> EncodersConfig:
+    """The same, with an audio encoder of a checkpoint as weights in the published format.
 
     Raises:
         EncoderUnavailableError: there is no such checkpoint, or it holds no encoders.
         StorageError: the store refused.
     """
-    changes: dict[str, object] = {}
-    if is_checkpoint(config.audio_encoder):
-        record, folder = _unpacked(config.audio_encoder.removeprefix(PREFIX), "--audio-encoder")
-        changes |= {
-            "audio_encoder": "passt",
-            "audio_arch": record.audio_arch,
-            "audio_weights": str(folder / AUDIO_NAME),
-            "windowing": record.windowing,
-            "resampler": record.resampler,
-            "normalize": record.normalize,
-        }
-    if is_checkpoint(config.text_encoder):
-        record, folder = _unpacked(config.text_encoder.removeprefix(PREFIX), "--text-encoder")
-        changes |= {
-            "text_encoder": "hf",
-            "text_model": str(folder / TEXT_NAME),
-            "text_pooling": record.text_pooling,
-            "max_length": record.max_length,
-            "caption_form": record.caption_form,
-            "normalize": record.normalize,
-        }
-    return config.model_copy(update=changes) if changes else config
+    if not is_checkpoint(config.audio_encoder):
+        return config
+    record, folder = _unpacked(config.audio_encoder.removeprefix(PREFIX), "--audio-encoder")
+    changes = {
+        "audio_encoder": "passt",
+        "audio_arch": record.audio_arch,
+        "audio_weights": str(folder / AUDIO_NAME),
+        "windowing": record.windowing,
+        "resampler": record.resampler,
+        "normalize": record.normalize,
+    }
+    return config.model_copy(update=changes)
+
+
+def unpacked_text(config: EncodersConfig) -> EncodersConfig:
+    """The same, with a text encoder of a checkpoint as a folder of transformers.
+
+    Raises:
+        EncoderUnavailableError: there is no such checkpoint, or it holds no encoders.
+        StorageError: the store refused.
+    """
+    if not is_checkpoint(config.text_encoder):
+        return config
+    record, folder = _unpacked(config.text_encoder.removeprefix(PREFIX), "--text-encoder")
+    changes = {
+        "text_encoder": "hf",
+        "text_model": str(folder / TEXT_NAME),
+        "text_pooling": record.text_pooling,
+        "max_length": record.max_length,
+        "caption_form": record.caption_form,
+        "normalize": record.normalize,
+    }
+    return config.model_copy(update=changes)
 
 
 def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
@@ -101,10 +112,7 @@ def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
         with _lock:
             info = folder.info(name)
             if info is None:
-                raise EncoderUnavailableError(
-                    f"there is no checkpoint: got {shown!r}, expected a file written by finetune. "
-                    f"Correct {option}."
-                )
+                raise _no_checkpoint(shown, option)
             facts = json.dumps([shown, info.size_bytes, info.version])
             target = COPIES.expanduser() / hashlib.sha256(facts.encode()).hexdigest()[:32]
             with folder.open(name) as file:
@@ -117,12 +125,20 @@ def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
     except (E2IError, OSError) as error:
         if is_transient(error):
             raise
-        reason = "it is not there" if isinstance(error, StorageNotFoundError) else str(error)
+        if isinstance(error, StorageNotFoundError):
+            raise _no_checkpoint(shown, option) from error
         raise EncoderUnavailableError(
-            f"the checkpoint cannot be read: got {shown} ({reason}), expected a file written by "
+            f"the checkpoint cannot be read: got {shown} ({error}), expected a file written by "
             f"finetune. Correct {option}."
         ) from error
     return record, target
+
+
+def _no_checkpoint(shown: str, option: str) -> EncoderUnavailableError:
+    return EncoderUnavailableError(
+        f"there is no checkpoint: got {shown!r}, expected a file written by finetune. Correct "
+        f"{option}."
+    )
 
 
 def _record(file: BinaryIO, shown: str, option: str) -> FinetunedEncoders:

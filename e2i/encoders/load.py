@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from e2i.encoders.clap_settings import clap_audio_settings, clap_text_settings
 from e2i.encoders.config import EncodersConfig
-from e2i.encoders.finetuned import unpacked
+from e2i.encoders.finetuned import unpacked_audio, unpacked_text
 from e2i.encoders.hashing import HashingEncoder, hashing_settings
 from e2i.encoders.hf_settings import hf_settings
 from e2i.encoders.logmel import LogMelEncoder, logmel_settings
@@ -40,7 +40,7 @@ def audio_settings(config: EncodersConfig) -> Settings:
     Raises:
         EncoderUnavailableError: its weights cannot be had.
     """
-    config = unpacked(config)
+    config = unpacked_audio(config)
     if config.audio_encoder == "logmel":
         return logmel_settings(normalize=config.normalize, resampler=config.resampler)
     if config.audio_encoder == "passt":
@@ -55,7 +55,7 @@ def text_settings(config: EncodersConfig) -> Settings:
         EncoderUnavailableError: its model cannot be had.
         ConfigError: it does not take captions as long as asked for.
     """
-    config = unpacked(config)
+    config = unpacked_text(config)
     if config.text_encoder == "hashing":
         return hashing_settings(normalize=config.normalize)
     if config.text_encoder == "hf":
@@ -84,7 +84,7 @@ def load_audio_encoder(
         EncoderUnavailableError: its weights cannot be had or do not fit.
         ConfigError: the device cannot be used here.
     """
-    config = unpacked(config)
+    config = unpacked_audio(config)
     key = fingerprint(audio_settings(config))
     if config.audio_encoder == "logmel":
         return _held(
@@ -127,7 +127,7 @@ def load_text_encoder(config: EncodersConfig, *, place: Place | None = None) -> 
         EncoderUnavailableError: its model cannot be had.
         ConfigError: the device cannot be used here, or the captions asked for are too long.
     """
-    config = unpacked(config)
+    config = unpacked_text(config)
     key = fingerprint(text_settings(config))
     if config.text_encoder == "hashing":
         return _held(_text_encoders, key, lambda: HashingEncoder(normalize=config.normalize))

@@ -17,6 +17,7 @@ from e2i.heads.backbone import BackboneHead, BackboneWeights
 from e2i.heads.cnn import CNNHead
 from e2i.heads.config import HeadsConfig, InputType
 from e2i.heads.mlp import LinearHead, MLPHead
+from e2i.heads.pooling import AttentionPooling, Windows, mean_pooled
 
 Head = LinearHead | MLPHead | CNNHead | BackboneHead
 
@@ -39,16 +40,32 @@ class ProjectionHeads(nn.Module):
 
     logit_scale: Tensor
 
-    def __init__(self, audio: Head, text: Head, temperature: float, *, learn: bool) -> None:
-        """Join two heads; `logit_scale` is log(1/temperature), a parameter where it is learned."""
+    def __init__(
+        self,
+        audio: Head,
+        text: Head,
+        temperature: float,
+        *,
+        learn: bool,
+        pooling: AttentionPooling | None = None,
+    ) -> None:
+        """Join two heads; `logit_scale` is log(1/temperature), a parameter where it is learned.
+
+        Without `pooling` a clip's embedding is the mean of its windows.
+        """
         super().__init__()
         self.audio = audio
         self.text = text
+        self.pooling = pooling
         scale = torch.tensor(math.log(1.0 / temperature), dtype=torch.float32)
         if learn:
             self.logit_scale = nn.Parameter(scale)
         else:
             self.register_buffer("logit_scale", scale)
+
+    def pool(self, windows: Windows) -> Tensor:
+        """The embeddings (B, D) of clips, of their windows."""
+        return mean_pooled(windows) if self.pooling is None else self.pooling(windows)
 
     def project_audio(self, audio: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """To L2-normalized (B, P); dropout and statistics of the batch only with a generator.
@@ -83,7 +100,8 @@ def unset_heads(
     of_text = config.head_type if config.text_head_type == "same" else config.text_head_type
     audio = _unset_head(config, config.input_type, config.head_type, audio_dim, device)
     text = _unset_head(config, config.text_input_type, of_text, text_dim, device)
-    return ProjectionHeads(audio, text, temperature, learn=learn_temperature)
+    pooling = AttentionPooling(audio_dim, device) if config.audio_pooling == "attention" else None
+    return ProjectionHeads(audio, text, temperature, learn=learn_temperature, pooling=pooling)
 
 
 def _unset_head(
@@ -135,6 +153,8 @@ def build_heads(
     )
     heads.audio.reset(seeded_generator(seed, "audio head"))
     heads.text.reset(seeded_generator(seed, "text head"))
+    if heads.pooling is not None:
+        heads.pooling.reset()
     for head in (heads.audio, heads.text):
         if backbone is not None and isinstance(head, BackboneHead):
             head.load_backbone(backbone.tensors, backbone.source)

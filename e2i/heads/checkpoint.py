@@ -121,8 +121,8 @@ class Checkpoint:
         return heads.requires_grad_(requires_grad=False)
 
 
-def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, replacing what is there, in one step.
+def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> str:
+    """Write a checkpoint, replacing what is there, in one step; the sha256 of its bytes.
 
     Args:
         folder: where.
@@ -132,7 +132,9 @@ def save_checkpoint(folder: Folder, name: str, checkpoint: Checkpoint) -> None:
     Raises:
         StorageError: the store refused.
     """
-    folder.write(name, checkpoint_bytes(checkpoint))
+    data = checkpoint_bytes(checkpoint)
+    folder.write(name, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:

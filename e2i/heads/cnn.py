@@ -34,7 +34,8 @@ from torch.nn import functional
 
 from e2i.heads.config import HeadsConfig
 from e2i.heads.mlp import MLPHead
-from e2i.images.fold import NUM_CHANNELS, encode_tensor, image_side
+from e2i.heads.standardized import StandardizedHead
+from e2i.images.fold import NUM_CHANNELS, Statistics, encode_tensor, image_side
 
 NUM_POOLINGS = 4
 _SMALLEST_KEPT = 4
@@ -43,18 +44,25 @@ _MOMENTUM = 0.1
 _EPSILON = 1e-5
 # Of the widest activation, that of the first stage; a few of them live at a time.
 _ACTIVATION_BYTES = 64 * 2**20
-_STATISTICS_BYTES = 64 * 2**20
 
 
-def fold_embeddings(embeddings: Tensor, config: HeadsConfig) -> Tensor:
+def fold_embeddings(
+    embeddings: Tensor, config: HeadsConfig, statistics: Statistics | None = None
+) -> Tensor:
     """Pixels of embeddings: (B, D) to uint8 (B, 3, S, S), on the device that they are on.
 
+    Args:
+        embeddings: (B, D).
+        config: how images are folded, and whether embeddings are standardized before.
+        statistics: by which, on the device of the embeddings.
+
     Raises:
-        ImageError: a value is not finite.
+        ImageError: a value is not finite, or there are no statistics to standardize by.
     """
     if embeddings.device.type == "mps":  # which has no float64, which folding computes in
-        return encode_tensor(embeddings.cpu(), config.images()).to(embeddings.device)
-    return encode_tensor(embeddings, config.images())
+        on_cpu = None if statistics is None else (statistics[0].cpu(), statistics[1].cpu())
+        return encode_tensor(embeddings.cpu(), config.images(), on_cpu).to(embeddings.device)
+    return encode_tensor(embeddings, config.images(), statistics)
 
 
 class UnsetConvolution(nn.Module):
@@ -141,26 +149,20 @@ class Stage(nn.Module):
         return functional.gelu(self.second_norm(self.second(hidden), training=training))
 
 
-class ImageHead(nn.Module, ABC):
+class ImageHead(StandardizedHead, ABC):
     """What vision heads share: pseudo-image (B, 3, S, S) to features, MLP, projection (B, P).
 
     Attributes:
         side: S, in pixels.
     """
 
-    mean: Tensor
-    deviation: Tensor
     mlp: MLPHead
 
     def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
-        """Make room for statistics of the pixels; heads for embeddings of `in_dim` values."""
-        super().__init__()
+        """Heads for embeddings of `in_dim` values."""
+        super().__init__(in_dim, device, standardize=config.standardize_input)
         self._config = config
         self.side = image_side(in_dim, config.images())
-        if config.standardize_input:
-            pixels = (NUM_CHANNELS, self.side, self.side)
-            self.register_buffer("mean", torch.empty(pixels, device=device))
-            self.register_buffer("deviation", torch.empty(pixels, device=device))
 
     @abstractmethod
     def features(self, pixels: Tensor, *, training: bool) -> Tensor:
@@ -170,32 +172,8 @@ class ImageHead(nn.Module, ABC):
     def reset(self, generator: torch.Generator) -> ImageHead:
         """Draw fresh weights from `generator`, on its device; returns the head itself."""
         self.mlp.reset(generator)
-        if self._config.standardize_input:
-            self.mean.fill_(_LEVELS / 2)
-            self.deviation.fill_(_LEVELS / 2)
+        self.reset_statistics()
         return self
-
-    @torch.no_grad()
-    def fit_standardization(self, inputs: Tensor) -> None:
-        """Take mean and deviation per pixel from N clips; does nothing where it is off.
-
-        A pixel that never varies keeps deviation 1. Sums are of whole numbers, hence exact.
-
-        Args:
-            inputs: uint8 (N, 3, S, S), or embeddings (N, D).
-        """
-        if not self._config.standardize_input:
-            return
-        total = torch.zeros_like(self.mean, dtype=torch.int64)
-        squares = torch.zeros_like(total)
-        for part in torch.split(inputs, max(1, _STATISTICS_BYTES // (8 * total.numel()))):
-            pixels = self._pixels(part).to(torch.int64)
-            total += pixels.sum(0)
-            squares += (pixels * pixels).sum(0)
-        mean = total.cpu().double() / len(inputs)
-        deviation = (squares.cpu().double() / len(inputs) - mean * mean).clamp_min(0.0).sqrt()
-        self.mean.copy_(mean)
-        self.deviation.copy_(torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation)))
 
     def forward(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels or embeddings to projections.
@@ -220,14 +198,13 @@ class ImageHead(nn.Module, ABC):
         return torch.cat(parts)
 
     def _pixels(self, inputs: Tensor) -> Tensor:
-        return fold_embeddings(inputs, self._config) if inputs.ndim == 2 else inputs
+        if inputs.ndim != 2:
+            return inputs
+        return fold_embeddings(inputs, self._config, self.statistics)
 
     def _project(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
         hidden = pixels.to(torch.float32, memory_format=torch.channels_last)
-        if self._config.standardize_input:
-            hidden = (hidden - self.mean) / self.deviation
-        else:  # to [-1, 1], as mean and deviation stand before they are fitted
-            hidden = (hidden - _LEVELS / 2) / (_LEVELS / 2)
+        hidden = (hidden - _LEVELS / 2) / (_LEVELS / 2)  # to [-1, 1]
         features = self.features(hidden, training=generator is not None)
         projection: Tensor = self.mlp(features, generator)
         return projection

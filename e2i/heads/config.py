@@ -34,6 +34,11 @@ class HeadsConfig(Configuration):
         description="What the text head sees, likewise; pseudo-images of captions are always "
         "generated.",
     )
+    audio_pooling: Literal["mean", "attention"] = Field(
+        "mean",
+        description="How a clip's windows become its embedding: 'mean' takes what the cache holds; "
+        "'attention' learns how much each window counts, in a cache made with --store-windows.",
+    )
     head_type: Literal["mlp", "linear"] = Field(
         "mlp",
         description="What projects embeddings: an MLP with one hidden layer, or a single linear "
@@ -58,8 +63,9 @@ class HeadsConfig(Configuration):
     )
     standardize_input: bool = Field(
         False,
-        description="Give each input dimension (for the CNN: each pixel) mean 0 and deviation 1, "
-        "by the statistics of the training clips and captions, which the checkpoint keeps.",
+        description="Give each dimension of the embeddings mean 0 and deviation 1, by the "
+        "statistics of the training clips and captions, which the checkpoint keeps; pseudo-images "
+        "are folded from what comes out, as by cache-images --standardize.",
     )
     vision_base_channels: int = Field(
         32,
@@ -127,6 +133,17 @@ class HeadsConfig(Configuration):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _attention_is_over_embeddings(self) -> Self:
+        if self.audio_pooling == "attention" and self.input_type == "vision":
+            message = (
+                "attention over windows is learned through the embedding: got audio_pooling "
+                "'attention' and input_type 'vision', whose pixels have no gradient, expected "
+                "input_type 'embedding'. Leave --audio-pooling at mean."
+            )
+            raise ValueError(message)
+        return self
+
     @field_validator("vision_image_dir")
     @classmethod
     def _holds_images_of_clips(cls, value: str) -> str:
@@ -151,4 +168,5 @@ class HeadsConfig(Configuration):
             image_channel_mode=self.vision_image_channel_mode,
             images_dir=self.vision_image_dir.removesuffix(_AUDIO_FOLDER),
             clip_values=self.vision_clip_images,
+            standardize=self.standardize_input,
         )

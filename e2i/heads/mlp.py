@@ -16,12 +16,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from e2i.heads.config import HeadsConfig
+from e2i.heads.standardized import StandardizedHead
+
+_DRAWS = 2**16
 
 
 def dropped_out(hidden: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Inverted dropout whose mask comes from `generator` (on the device of `hidden`)."""
-    keep = torch.empty_like(hidden).bernoulli_(1.0 - share, generator=generator)
-    return hidden * keep.div_(1.0 - share)
+    """Inverted dropout whose mask comes from `generator` (on the device of `hidden`).
+
+    On the CPU, where numbers are drawn one after the other, one draw of 64 bits decides over four
+    units, so that the share is one of 65,536.
+    """
+    if hidden.device.type != "cpu":
+        keep = torch.empty_like(hidden).bernoulli_(1.0 - share, generator=generator)
+        return hidden * keep.div_(1.0 - share)
+    count = hidden.numel()
+    draws = torch.empty(-(-count // 4), dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=generator)
+    dropped = min(round(share * _DRAWS), _DRAWS - 1)
+    keep = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    units = draws.view(torch.int16)[:count].view(hidden.shape)
+    torch.ge(units, dropped - _DRAWS // 2, out=keep)
+    return hidden * keep.div_(1.0 - dropped / _DRAWS)
 
 
 class UnsetLinear(nn.Module):
@@ -49,44 +65,16 @@ class UnsetLinear(nn.Module):
         return functional.linear(inputs, self.weight, self.bias)
 
 
-class EmbeddingHead(nn.Module):
-    """What heads on embeddings share: standardizing them by the statistics of training."""
-
-    mean: Tensor
-    deviation: Tensor
+class EmbeddingHead(StandardizedHead):
+    """What heads on embeddings share."""
 
     def __init__(self, config: HeadsConfig, in_dim: int, device: torch.device) -> None:
         """Make room for the statistics, where they are asked for."""
-        super().__init__()
-        self._standardize = config.standardize_input
-        if config.standardize_input:
-            self.register_buffer("mean", torch.empty((in_dim,), device=device))
-            self.register_buffer("deviation", torch.empty((in_dim,), device=device))
-
-    @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> EmbeddingHead:  # noqa: ARG002 - of heads
-        """Mean 0 and deviation 1; heads draw fresh weights from `generator`, on its device."""
-        if self._standardize:
-            self.mean.zero_()
-            self.deviation.fill_(1.0)
-        return self
-
-    def fit_standardization(self, embeddings: Tensor) -> None:
-        """Take mean and deviation per dimension from (N, D); does nothing where it is off.
-
-        A dimension that never varies keeps deviation 1, so that it stays finite.
-        """
-        if not self._standardize:
-            return
-        values = embeddings.cpu().double()  # not every device has float64
-        deviation = values.std(dim=0, correction=0)
-        varies = deviation > 1e-8 * values.abs().amax(dim=0).clamp_min(1e-30)
-        self.mean.copy_(values.mean(dim=0))
-        self.deviation.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
+        super().__init__(in_dim, device, standardize=config.standardize_input)
 
     def standardized(self, embeddings: Tensor) -> Tensor:
         """(B, D) likewise."""
-        return (embeddings - self.mean) / self.deviation if self._standardize else embeddings
+        return (embeddings - self.mean) / self.deviation if self.standardizes else embeddings
 
 
 class LinearHead(EmbeddingHead):
@@ -100,7 +88,7 @@ class LinearHead(EmbeddingHead):
     def reset(self, generator: torch.Generator) -> LinearHead:
         """Draw fresh weights from `generator`, on its device; returns the head itself."""
         self.out.reset(generator)
-        super().reset(generator)
+        self.reset_statistics()
         return self
 
     def forward(self, embeddings: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002 - of heads
@@ -127,7 +115,7 @@ class MLPHead(EmbeddingHead):
         """Draw fresh weights from `generator`, on its device; returns the head itself."""
         self.hidden.reset(generator)
         self.out.reset(generator)
-        super().reset(generator)
+        self.reset_statistics()
         return self
 
     def forward(self, embeddings: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -2,7 +2,8 @@
 
 Conventions: a pack holds up to 1,000 images of one side, in the order of the cache: the PNGs as
 they are stored, with the ids that they belong to. Its name is made of what it shows and how that
-was folded, so a pack that the Hub holds is not made again.
+was folded, so a pack that the Hub holds is not made again. Statistics that the images were
+standardized by are sent beside the packs, as they lie beside the images.
 
 Source: the `Image` feature of `datasets`, a struct of `bytes` and `path`, told by the schema's
 `huggingface` entry.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -22,10 +23,11 @@ import pyarrow.parquet as pq
 
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.layout import SIDES, Side
-from e2i.hub.contents import OutgoingFile
+from e2i.hub.contents import OutgoingFile, content_of
 from e2i.images.config import ImagesConfig
 from e2i.images.index import ImageSettings
 from e2i.images.names import png_name
+from e2i.images.standardization import Standardization, standardization_name
 from e2i.images.stored import embedding_digest
 from e2i.storage import Folder
 
@@ -34,8 +36,14 @@ _READERS = 8
 _KEY_DIGITS = 20
 
 
+By = Mapping[Side, Standardization | None]
+"""The statistics that the images of each side were standardized by."""
+
+_PLAIN: By = {"audio": None, "text": None}
+
+
 def image_packs(
-    folder: Folder, cache: CachedEmbeddings, config: ImagesConfig
+    folder: Folder, cache: CachedEmbeddings, config: ImagesConfig, by: By = _PLAIN
 ) -> dict[str, OutgoingFile]:
     """The packs of all pseudo-images of a cache, by name below it; each is made when it is sent.
 
@@ -43,14 +51,22 @@ def image_packs(
         folder: the cache, with the images rendered.
         cache: what it holds.
         config: how they were folded, and where they lie.
+        by: the statistics that they were standardized by, where they were.
+
+    Raises:
+        ImageError: images are standardized, and there are no statistics of a side.
     """
-    return {
-        f"{config.images_dir}/{side}/images-{_key(cache, side, rows, config)}.parquet": (
-            OutgoingFile(_packer(folder, cache, side, rows, config))
-        )
-        for side in SIDES
-        for rows in _blocks(len(_ids(cache, side)))
-    }
+    files: dict[str, OutgoingFile] = {}
+    for side in SIDES:
+        below = f"{config.images_dir}/{side}"
+        for rows in _blocks(len(_ids(cache, side))):
+            key = _key(cache, side, rows, config, by[side])
+            pack = OutgoingFile(_packer(folder, cache, side, rows, config))
+            files[f"{below}/images-{key}.parquet"] = pack
+        if config.standardize and (statistics := by[side]) is not None:
+            name = f"{below}/{standardization_name(statistics.digest)}"
+            files[name] = OutgoingFile(content_of(folder, name))
+    return files
 
 
 def _ids(cache: CachedEmbeddings, side: Side) -> Sequence[str]:
@@ -62,11 +78,17 @@ def _blocks(count: int) -> Iterator[range]:
         yield range(start, min(start + IMAGES_A_PACK, count))
 
 
-def _key(cache: CachedEmbeddings, side: Side, rows: range, config: ImagesConfig) -> str:
+def _key(
+    cache: CachedEmbeddings,
+    side: Side,
+    rows: range,
+    config: ImagesConfig,
+    by: Standardization | None,
+) -> str:
     audio = side == "audio"
     embeddings = cache.audio if audio else cache.text
     fingerprint = cache.audio_fingerprint if audio else cache.text_fingerprint
-    settings = ImageSettings.wanted(config, embeddings.shape[1], fingerprint)
+    settings = ImageSettings.wanted(config, embeddings.shape[1], fingerprint, by)
     shown = [(_ids(cache, side)[row], embedding_digest(embeddings[row])) for row in rows]
     content = json.dumps([asdict(settings), shown], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:_KEY_DIGITS]

@@ -8,9 +8,9 @@ information.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from e2i.configuration import Configuration
 
@@ -56,6 +56,18 @@ class ImagesConfig(Configuration):
         description="Clamp embeddings to [-1, 1] before they are scaled; such images cannot be "
         "decoded.",
     )
+    standardize: bool = Field(
+        default=False,
+        description="Give each dimension mean 0 and deviation 1 over the training clips (captions) "
+        "before anything else, so that one outlying dimension does not take all gray levels.",
+    )
+    standardize_by: str = Field(
+        default="",
+        description="Cache or checkpoint whose training clips the statistics are of; default: the "
+        "cache 'development' beside a cache of another split, else the cache itself. Training "
+        "clips are those that train-projection would not hold out: all of them where a cache "
+        "'validation' lies beside.",
+    )
 
     @field_validator("images_dir")
     @classmethod
@@ -69,3 +81,13 @@ class ImagesConfig(Configuration):
             )
             raise ValueError(message)
         return value
+
+    @model_validator(mode="after")
+    def _statistics_have_a_use(self) -> Self:
+        if self.standardize_by and not self.standardize:
+            message = (
+                f"statistics without their use: got standardize_by {self.standardize_by!r} and "
+                "not standardize, expected both. Give --standardize too."
+            )
+            raise ValueError(message)
+        return self

@@ -12,8 +12,6 @@ through stochastic neurons", 2013.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,7 +40,7 @@ def fold_with_gradient(embeddings: Tensor, config: ImagesConfig) -> Tensor:
     if not embeddings.requires_grad:
         return pixels.float()
     unrounded = _resized(_scaled(embeddings.float(), config), config, embeddings.shape[1])
-    straight: Tensor = _StraightThrough.apply(unrounded, pixels.float())  # type: ignore[no-untyped-call]
+    straight: Tensor = _StraightThrough.apply(unrounded, pixels.float())
     return straight
 
 
@@ -50,11 +48,11 @@ class _StraightThrough(torch.autograd.Function):
     """The second argument's values with the first one's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, unrounded: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: object, unrounded: Tensor, rounded: Tensor) -> Tensor:  # noqa: ARG004
         return rounded.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return gradients[0], None
 
 

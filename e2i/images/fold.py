@@ -5,6 +5,8 @@ smallest that holds the embedding: `split` lays it row by row into three planes 
 / 3)), red first; `replicate` into one plane of side ceil(sqrt(D)), shown three times. Cells behind
 the embedding's end are padding.
 
+Embeddings are standardized first, where the configuration asks for it (`standardization`).
+
 A channel's value is `round(255 * (x - minimum) / (maximum - minimum))` over its cells that are not
 padding, computed in float64 and rounded half to even; a constant channel is 0.5 (128), padding and
 a channel of padding alone are 0. Each step is one correctly rounded IEEE 754 operation, so the same
@@ -31,6 +33,7 @@ from torch.nn import functional
 
 from e2i.errors import ImageError
 from e2i.images.config import ImageChannelMode, ImageMode, ImagesConfig
+from e2i.images.standardization import Standardization
 
 NUM_CHANNELS = 3
 _LEVELS = 255
@@ -50,6 +53,8 @@ class EncodedImages:
         image_mode: how they were resized.
         image_channel_mode: how they were laid into channels.
         clip_values: whether the embeddings were clamped to [-1, 1].
+        standardized_by: digest of the statistics that they were standardized by; empty: they were
+            not.
     """
 
     pixels: NDArray[np.uint8]
@@ -59,6 +64,7 @@ class EncodedImages:
     image_mode: ImageMode
     image_channel_mode: ImageChannelMode
     clip_values: bool
+    standardized_by: str = ""
 
 
 def native_side(dim: int, image_channel_mode: ImageChannelMode) -> int:
@@ -87,23 +93,29 @@ def image_side(dim: int, config: ImagesConfig) -> int:
 
 
 def encode_images(
-    embeddings: NDArray[np.floating], config: ImagesConfig, ids: Sequence[str] | None = None
+    embeddings: NDArray[np.floating],
+    config: ImagesConfig,
+    ids: Sequence[str] | None = None,
+    standardization: Standardization | None = None,
 ) -> EncodedImages:
     """Fold embeddings into pseudo-images.
 
     Args:
         embeddings: (B, D), taken as float32.
-        config: size, modes and clamping.
+        config: size, modes, clamping and whether to standardize.
         ids: of the B embeddings, for messages; rows are counted from 0 without them.
+        standardization: by what statistics, where `config` says so.
 
     Raises:
-        ImageError: the shape is not (B, D) with D of at least 1, or a value is not finite.
+        ImageError: the shape is not (B, D) with D of at least 1, a value is not finite, or there
+            are no statistics to standardize by.
     """
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(embeddings, dtype=np.float32)
     if not values.flags.writeable:  # torch warns about memory that it may not write
         values = values.copy()
-    pixels, minima, maxima = _encode(torch.from_numpy(values), config, ids)
+    statistics = _statistics(config, standardization)
+    pixels, minima, maxima = _encode(torch.from_numpy(values), config, ids, statistics)
     return EncodedImages(
         pixels=pixels.numpy(),
         minima=minima.numpy(),
@@ -112,37 +124,89 @@ def encode_images(
         image_mode=config.image_mode,
         image_channel_mode=config.image_channel_mode,
         clip_values=config.clip_values,
+        standardized_by=digest_for(config, standardization),
     )
 
 
-def encode_tensor(embeddings: Tensor, config: ImagesConfig) -> Tensor:
+Statistics = tuple[Tensor, Tensor]
+"""Mean and deviation (D,), on the device of the embeddings that they standardize."""
+
+
+def encode_tensor(
+    embeddings: Tensor, config: ImagesConfig, statistics: Statistics | None = None
+) -> Tensor:
     """The pixels of `encode_images`, on the device that the embeddings are on.
 
     Args:
         embeddings: (B, D), taken as float32.
-        config: size, modes and clamping.
+        config: size, modes, clamping and whether to standardize.
+        statistics: to standardize by, where `config` says so.
 
     Returns:
         uint8 (B, 3, S, S).
 
     Raises:
-        ImageError: the shape is not (B, D) with D of at least 1, or a value is not finite.
+        ImageError: as `encode_images`.
     """
-    return _encode(embeddings.detach().float(), config, None)[0]
+    if config.standardize and statistics is None:
+        raise _without_statistics()
+    used = statistics if config.standardize else None
+    return _encode(embeddings.detach().float(), config, None, used)[0]
 
 
-def decode_images(images: EncodedImages) -> NDArray[np.float32]:
+def digest_for(config: ImagesConfig, standardization: Standardization | None) -> str:
+    """Digest of the statistics that images of this configuration are made with; empty for none.
+
+    Raises:
+        ImageError: it asks to standardize, and there are none.
+    """
+    if not config.standardize:
+        return ""
+    if standardization is None:
+        raise _without_statistics()
+    return standardization.digest
+
+
+def _statistics(config: ImagesConfig, standardization: Standardization | None) -> Statistics | None:
+    """What to standardize by, as tensors on the CPU."""
+    if not config.standardize:
+        return None
+    if standardization is None:
+        raise _without_statistics()
+    return (
+        torch.from_numpy(standardization.mean.copy()),
+        torch.from_numpy(standardization.deviation.copy()),
+    )
+
+
+def _without_statistics() -> ImageError:
+    return ImageError(
+        "there are no statistics to standardize by: got none, expected mean and deviation of each "
+        "dimension over the training clips. Pass a Standardization."
+    )
+
+
+def decode_images(
+    images: EncodedImages, standardization: Standardization | None = None
+) -> NDArray[np.float32]:
     """The embeddings, to half an 8-bit step of their channel; constant channels exactly.
+
+    Args:
+        images: pseudo-images (B, 3, S, S).
+        standardization: the statistics that they were standardized by, if they were: a step then
+            is one of the channel times the deviation of the dimension.
 
     Returns:
         float32 (B, D).
 
     Raises:
         ImageError: the image does not hold the embedding: it was clamped, resized by another mode
-            than `nearest`, or to less than its native side; or its parts do not fit together.
+            than `nearest`, or to less than its native side; its parts do not fit together; or
+            these are not the statistics that it was standardized by.
     """
     native = native_side(images.dim, images.image_channel_mode)
     size = _check_decodable(images, native)
+    _check_statistics(images, standardization)
     # The first pixel that shows each cell: the source indices are sorted and leave no cell out.
     first = np.searchsorted(source_cells(native, size, "nearest"), np.arange(native))
     planes = 1 if images.image_channel_mode == "replicate" else NUM_CHANNELS
@@ -151,8 +215,11 @@ def decode_images(images: EncodedImages) -> NDArray[np.float32]:
     minima = images.minima[:, :planes, None].astype(np.float64)
     maxima = images.maxima[:, :planes, None].astype(np.float64)
     values = minima + levels / _LEVELS * (maxima - minima)
-    flat: NDArray[np.float32] = values.reshape(len(cells), -1)[:, : images.dim].astype(np.float32)
-    return flat
+    flat = values.reshape(len(cells), -1)[:, : images.dim]
+    if images.standardized_by and standardization is not None:
+        return standardization.undo(flat)
+    plain: NDArray[np.float32] = flat.astype(np.float32)
+    return plain
 
 
 def _check_decodable(images: EncodedImages, native: int) -> int:
@@ -187,8 +254,22 @@ def _check_decodable(images: EncodedImages, native: int) -> int:
     return int(size)
 
 
+def _check_statistics(images: EncodedImages, standardization: Standardization | None) -> None:
+    """An error where a standardized image is to be decoded by other statistics."""
+    got = "none" if standardization is None else repr(standardization.digest)
+    if images.standardized_by and got != repr(images.standardized_by):
+        raise ImageError(
+            f"a standardized pseudo-image is decoded by its own statistics: got {got}, expected "
+            f"{images.standardized_by!r}. Read them with read_standardization, from the folder of "
+            "the image."
+        )
+
+
 def _encode(
-    embeddings: Tensor, config: ImagesConfig, ids: Sequence[str] | None
+    embeddings: Tensor,
+    config: ImagesConfig,
+    ids: Sequence[str] | None,
+    statistics: Statistics | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (B, 3, S, S), minima and maxima (B, 3), block by block to bound the memory."""
     if embeddings.ndim != 2:
@@ -199,6 +280,9 @@ def _encode(
     count, dim = embeddings.shape
     size = image_side(dim, config)
     _check_finite(embeddings, ids)
+    if statistics is not None:
+        embeddings = _standardized(embeddings, statistics)
+        _check_finite(embeddings, ids)
     pixels = embeddings.new_empty((count, NUM_CHANNELS, size, size), dtype=torch.uint8)
     minima = embeddings.new_empty((count, NUM_CHANNELS))
     maxima = embeddings.new_empty((count, NUM_CHANNELS))
@@ -209,6 +293,17 @@ def _encode(
         native_pixels, minima[rows], maxima[rows] = _fold(embeddings[rows], native, config)
         _resize(native_pixels, config.image_mode, pixels[rows])
     return pixels, minima, maxima
+
+
+def _standardized(embeddings: Tensor, statistics: Statistics) -> Tensor:
+    """(B, D) likewise: in float64, rounded once, so that it is the same on every machine."""
+    mean, deviation = statistics
+    if mean.shape != embeddings.shape[1:]:
+        raise ImageError(
+            "the statistics are those of other embeddings: got "
+            f"{len(mean)} dimensions, expected {embeddings.shape[1]}. Take both from one encoder."
+        )
+    return ((embeddings.double() - mean.double()) / deviation.double()).float()
 
 
 def _check_finite(embeddings: Tensor, ids: Sequence[str] | None) -> None:

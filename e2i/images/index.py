@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from e2i.errors import StorageNotFoundError
 from e2i.images.config import ImagesConfig
-from e2i.images.fold import image_side
+from e2i.images.fold import digest_for, image_side
 from e2i.images.png import FORMAT, StoredImage
+from e2i.images.standardization import Standardization
 from e2i.storage import FileInfo, Folder
 
 INDEX_NAME = "images.json"
@@ -35,6 +36,8 @@ class ImageSettings:
         image_channel_mode: how they were laid into channels.
         clip_values: whether the embeddings were clamped.
         format: version of the images' format.
+        standardization: digest of the statistics that the embeddings were standardized by; empty:
+            they were not.
     """
 
     fingerprint: str
@@ -44,10 +47,21 @@ class ImageSettings:
     image_channel_mode: str
     clip_values: bool
     format: int = FORMAT
+    standardization: str = ""
 
     @classmethod
-    def wanted(cls, config: ImagesConfig, dim: int, fingerprint: str) -> ImageSettings:
-        """What `config` asks for, for embeddings of `dim` values."""
+    def wanted(
+        cls,
+        config: ImagesConfig,
+        dim: int,
+        fingerprint: str,
+        standardization: Standardization | None = None,
+    ) -> ImageSettings:
+        """What `config` asks for, for embeddings of `dim` values.
+
+        Raises:
+            ImageError: it asks to standardize, and there are no statistics.
+        """
         return cls(
             fingerprint=fingerprint,
             dim=dim,
@@ -55,6 +69,7 @@ class ImageSettings:
             image_mode=config.image_mode,
             image_channel_mode=config.image_channel_mode,
             clip_values=config.clip_values,
+            standardization=digest_for(config, standardization),
         )
 
     @classmethod
@@ -67,6 +82,7 @@ class ImageSettings:
             image_mode=image.images.image_mode,
             image_channel_mode=image.images.image_channel_mode,
             clip_values=image.images.clip_values,
+            standardization=image.images.standardized_by,
         )
 
     def difference(self, other: ImageSettings) -> tuple[str, object, object] | None:

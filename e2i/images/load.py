@@ -7,16 +7,18 @@ that is held against what is asked for, image by image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2i.errors import ImageError, StorageNotFoundError
 from e2i.images.config import ImagesConfig
-from e2i.images.fold import NUM_CHANNELS
+from e2i.images.fold import NUM_CHANNELS, decode_images
 from e2i.images.index import ImageSettings
 from e2i.images.names import Side, png_name
 from e2i.images.png import StoredImage
+from e2i.images.standardization import Standardization, read_standardization
 from e2i.images.stored import StoredImages, embedding_digest
 from e2i.storage import Folder
 
@@ -29,6 +31,7 @@ def load_images(
     *,
     fingerprint: str,
     embeddings: NDArray[np.float32] | None = None,
+    standardization: Standardization | None = None,
 ) -> NDArray[np.uint8]:
     """The stored pixels of these clips or captions, in the order of the ids.
 
@@ -40,6 +43,7 @@ def load_images(
         fingerprint: of the encoder that has to have made the embeddings.
         embeddings: float32 (N, D), which the images have to show; without them, images of former
             embeddings by the same encoder pass.
+        standardization: what they have to have been standardized by, where `config` says so.
 
     Returns:
         uint8 (N, 3, S, S).
@@ -61,7 +65,7 @@ def load_images(
 
         def load(row: int) -> NDArray[np.uint8]:
             image = _read(stored, side, ids[row])
-            expected = ImageSettings.wanted(config, image.images.dim, fingerprint)
+            expected = ImageSettings.wanted(config, image.images.dim, fingerprint, standardization)
             _check(image, ids[row], expected, None if digests is None else digests[row])
             pixels: NDArray[np.uint8] = image.images.pixels[0]
             return pixels
@@ -76,6 +80,38 @@ def load_images(
                 )
             pixels[row] = loaded
     return pixels
+
+
+def load_embeddings(
+    folder: Folder, side: Side, ids: Sequence[str], config: ImagesConfig
+) -> NDArray[np.float32]:
+    """The embeddings that stored images show, decoded, in the order of the ids.
+
+    Args:
+        folder: the cache.
+        side: whose embeddings they are.
+        ids: N ids.
+        config: says where the images lie; how they were made they say themselves.
+
+    Returns:
+        float32 (N, D), to half an 8-bit step; statistics are read where images are standardized.
+
+    Raises:
+        ImageError: an image or its statistics are missing or broken, or cannot be decoded.
+        StorageError: the store refused.
+    """
+    rows: dict[int, NDArray[np.float32]] = {}
+    with StoredImages(folder, side, config) as stored:
+        read = cache(lambda digest: read_standardization(stored.folder, digest))
+
+        def load(row: int) -> NDArray[np.float32]:
+            images = _read(stored, side, ids[row]).images
+            by = images.standardized_by
+            embedding: NDArray[np.float32] = decode_images(images, read(by) if by else None)[0]
+            return embedding
+
+        rows.update(stored.each(load, range(len(ids))))
+    return np.stack([rows[row] for row in range(len(ids))])
 
 
 def _read(stored: StoredImages, side: Side, item_id: str) -> StoredImage:
@@ -99,7 +135,13 @@ def _check(image: StoredImage, item_id: str, expected: ImageSettings, digest: st
         differing = ("embedding", label.embedding_digest, digest)
     if differing is not None:
         setting, got, want = differing
+        step = "Run e2i cache-images with these settings."
+        if setting == "standardization" and want:
+            step = (
+                "Train from generated images, or run e2i cache-images --standardize "
+                "--standardize-by with the cache or checkpoint whose training clips these are."
+            )
         raise ImageError(
             f"the stored pseudo-image {png_name(label.side, item_id)} was made otherwise: got "
-            f"{setting} {got!r}, expected {want!r}. Run e2i cache-images with these settings."
+            f"{setting} {got!r}, expected {want!r}. {step}"
         )

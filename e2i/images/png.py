@@ -2,7 +2,8 @@
 
 Conventions: 8-bit RGB. One text chunk, `e2i`, stands before the pixels: a JSON object with what the
 image shows and all that decoding needs (so any id fits into ASCII, and each float32 comes back
-exactly). The same image and label give the same bytes under the same version of isal.
+exactly); of statistics that it was standardized by, it holds the digest that names their file. The
+same image and label give the same bytes under the same version of isal.
 
 Decides: files are written here, many at once, and not by pillow, because we know what it has to
 find out: that an image enlarged by copying cells repeats its rows. Those are the filter `Up` over
@@ -116,7 +117,7 @@ def encode_pngs(
     """
     side = images.pixels.shape[-1] if size is None else size
     native = native_side(images.dim, images.image_channel_mode)
-    shared = {
+    shared: dict[str, object] = {
         "format": FORMAT,
         "dimension": images.dim,
         "channel_mode": images.image_channel_mode,
@@ -124,6 +125,8 @@ def encode_pngs(
         "clip_values": images.clip_values,
         "native_side": native,
     }
+    if images.standardized_by:  # names the statistics, which lie beside the images
+        shared["standardization"] = images.standardized_by
     extrema = zip(images.minima.tolist(), images.maxima.tolist(), strict=True)
     edge = side.to_bytes(4, "big")
     head = _SIGNATURE + _chunk(b"IHDR", edge + edge + _RGB_8_BIT)
@@ -199,6 +202,7 @@ def decode_png(data: bytes, name: str) -> StoredImage:
         image_mode=facts.choice("image_mode", get_args(ImageMode)),
         image_channel_mode=facts.choice("channel_mode", get_args(ImageChannelMode)),
         clip_values=facts.flag("clip_values"),
+        standardized_by=facts.text("standardization", ""),
     )
     return StoredImage(label, images)
 
@@ -244,7 +248,9 @@ class _Facts:
                 f"{FORMAT}. Render it again."
             )
 
-    def text(self, key: str) -> str:
+    def text(self, key: str, otherwise: str | None = None) -> str:
+        if otherwise is not None and key not in self._facts:
+            return otherwise
         value = self._value(key)
         if not isinstance(value, str):
             raise self._error(key, value, "text")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,12 @@ from e2i.images.fold import NUM_CHANNELS, encode_images, image_side
 from e2i.images.index import ImageIndex, ImageSettings, IndexedImage, read_index, write_index
 from e2i.images.names import Side, is_png_name, png_name
 from e2i.images.png import ImageLabel, encode_pngs
+from e2i.images.standardization import (
+    Standardization,
+    is_standardization_name,
+    standardization_name,
+    write_standardization,
+)
 from e2i.images.stored import StoredImages, embedding_digest
 from e2i.storage import FileInfo, Folder
 
@@ -58,12 +65,26 @@ class RenderCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingRows:
+    """Rows of the embeddings whose pseudo-images are not there as wanted.
+
+    Attributes:
+        rows: in the order of the embeddings.
+        replaced: those that will take the place of a file.
+    """
+
+    rows: tuple[int, ...]
+    replaced: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Wanted:
     """The images to have: by file name, the row of the embedding and what the PNG has to say."""
 
     settings: ImageSettings
     rows: Mapping[str, int]
     labels: Mapping[str, ImageLabel]
+    standardization: Standardization | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,8 @@ def render_images(
     *,
     fingerprint: str,
     progress: Progress | None = None,
+    written: Mapping[str, int] = MappingProxyType({}),
+    standardization: Standardization | None = None,
 ) -> RenderCounts:
     """Make the folder hold the pseudo-images of these embeddings, and of no others.
 
@@ -101,15 +124,24 @@ def render_images(
         config: how to fold them, and where the images go.
         fingerprint: of the encoder that made the embeddings.
         progress: told of images as they are found or stored.
+        written: images that others have just made by `render_rows`, with their bytes by file name:
+            where the listing shows that many, they are not read again.
+        standardization: statistics of the training clips, where `config` says to standardize;
+            they are stored beside the images.
 
     Raises:
-        ImageError: ids repeat, do not match the embeddings, or a value is not finite.
+        ImageError: ids repeat, do not match the embeddings, a value is not finite, or there are
+            no statistics to standardize by.
         StorageError: the store refused; what was rendered until then stays.
     """
-    wanted = _wanted(side, ids, embeddings, config, fingerprint)
+    wanted = _wanted(
+        side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
+    )
     with StoredImages(folder, side, config) as stored:
         found = _Found(stored.listing(), read_index(stored.folder))
-        current = _current(stored, wanted, found)
+        if wanted.standardization is not None:  # before the images that name them
+            write_standardization(stored.folder, wanted.standardization)
+        current = _current(stored, wanted, found, written)
         missing = [name for name in wanted.rows if name not in current]
         if progress is not None:
             progress(len(current))
@@ -128,8 +160,59 @@ def render_images(
         rendered=len(missing),
         reused=len(current),
         replaced=sum(name in found.files for name in missing),
-        deleted=len(gone),
+        deleted=sum(is_png_name(name) for name in gone),
     )
+
+
+def missing_rows(
+    folder: Folder,
+    side: Side,
+    ids: Sequence[str],
+    embeddings: NDArray[np.float32],
+    config: ImagesConfig,
+    *,
+    fingerprint: str,
+    standardization: Standardization | None = None,
+) -> MissingRows:
+    """What `render_images` would make; makes none.
+
+    Args and errors: as for `render_images`.
+    """
+    wanted = _wanted(
+        side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
+    )
+    with StoredImages(folder, side, config) as stored:
+        found = _Found(stored.listing(), read_index(stored.folder))
+        current = _current(stored, wanted, found)
+    missing = {name: row for name, row in wanted.rows.items() if name not in current}
+    return MissingRows(tuple(missing.values()), sum(name in found.files for name in missing))
+
+
+def render_rows(
+    folder: Folder,
+    side: Side,
+    ids: Sequence[str],
+    embeddings: NDArray[np.float32],
+    config: ImagesConfig,
+    *,
+    fingerprint: str,
+    standardization: Standardization | None = None,
+) -> dict[str, int]:
+    """Make and store pseudo-images of some rows, whatever is there; bytes by file name.
+
+    For many at once: the index, and what has to go, are for one `render_images` at the end.
+
+    Args and errors: as for `render_images`; the ids may be a part of those of the side.
+    """
+    wanted = _wanted(
+        side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
+    )
+    with StoredImages(folder, side, config) as stored:
+        if wanted.standardization is not None:
+            write_standardization(stored.folder, wanted.standardization)
+        sizes = dict(_render(stored, list(wanted.rows), wanted, embeddings, config))
+        stored.folder.flush()
+    return sizes
 
 
 def _wanted(
@@ -137,13 +220,16 @@ def _wanted(
     ids: Sequence[str],
     embeddings: NDArray[np.float32],
     config: ImagesConfig,
+    *,
     fingerprint: str,
+    standardization: Standardization | None,
 ) -> _Wanted:
     if embeddings.ndim != 2 or len(embeddings) != len(ids):
         raise ImageError(
             f"ids and embeddings do not match: got {len(ids)} ids and embeddings of shape "
             f"{embeddings.shape}, expected ({len(ids)}, D). Read both from one cache."
         )
+    settings = ImageSettings.wanted(config, embeddings.shape[1], fingerprint, standardization)
     rows: dict[str, int] = {}
     labels: dict[str, ImageLabel] = {}
     for row, item_id in enumerate(ids):
@@ -154,19 +240,27 @@ def _wanted(
                 f"{item_id!r} for {name}, expected ids that differ. Rename one of them."
             )
         rows[name] = row
-        labels[name] = ImageLabel(side, item_id, fingerprint, embedding_digest(embeddings[row]))
-    return _Wanted(ImageSettings.wanted(config, embeddings.shape[1], fingerprint), rows, labels)
+        digest = embedding_digest(embeddings[row])
+        labels[name] = ImageLabel(side, item_id, settings.fingerprint, digest)
+    return _Wanted(settings, rows, labels, standardization if settings.standardization else None)
 
 
-def _current(stored: StoredImages, wanted: _Wanted, found: _Found) -> set[str]:
-    """Names of the stored images that are as wanted; only files unknown to the index are read."""
+def _current(
+    stored: StoredImages,
+    wanted: _Wanted,
+    found: _Found,
+    written: Mapping[str, int] = MappingProxyType({}),
+) -> set[str]:
+    """Names of stored images that are as wanted; only files that nobody vouches for are read."""
     current: set[str] = set()
     unknown: list[str] = []
     for name, label in wanted.labels.items():
         if name not in found.files:
             continue
         entry = found.known(name)
-        if entry is None:
+        if written.get(name) == found.files[name].size_bytes:
+            current.add(name)
+        elif entry is None:
             unknown.append(name)
         elif (found.index.settings, entry.embedding) == (wanted.settings, label.embedding_digest):
             current.add(name)
@@ -205,7 +299,8 @@ def _render(
         names = missing[batch.start : batch.stop]
         labels = [wanted.labels[name] for name in names]
         rows = embeddings[[wanted.rows[name] for name in names]]
-        images = encode_images(rows, folded, ids=[label.item_id for label in labels])
+        ids = [label.item_id for label in labels]
+        images = encode_images(rows, folded, ids, wanted.standardization)
         files = encode_pngs(images, labels, size)
         for name, data in zip(names, files, strict=True):
             stored.folder.write(name, data, durable=False)
@@ -217,7 +312,10 @@ def _render(
 
 
 def _gone(stored: StoredImages, side: Side, wanted: _Wanted, found: _Found) -> list[str]:
-    """Names of stored images whose ids are not wanted; only those that e2i wrote itself."""
+    """Names of stored images whose ids are not wanted, and of statistics that no image has.
+
+    Only those that e2i wrote itself.
+    """
     spare = [name for name in found.files if name not in wanted.rows and is_png_name(name)]
     unknown = [name for name in spare if found.known(name) is None]
 
@@ -226,7 +324,9 @@ def _gone(stored: StoredImages, side: Side, wanted: _Wanted, found: _Found) -> l
         return image is None or png_name(side, image.label.item_id) != name
 
     foreign = {name for name, is_so in stored.each(is_foreign, unknown) if is_so}
-    return [name for name in spare if name not in foreign]
+    kept = standardization_name(wanted.settings.standardization)
+    statistics = [name for name in found.files if is_standardization_name(name) and name != kept]
+    return [name for name in spare if name not in foreign] + statistics
 
 
 def _update_index(

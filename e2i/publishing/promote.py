@@ -47,6 +47,7 @@ from e2i.storage import Folder
 from e2i.store_layout import StoreLayout, join_url, public_url, split_url
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.windows import stored_windows_of
 
 _KEY_DIGITS = 20
 
@@ -108,7 +109,11 @@ def promote(
     promotion = _drafted(store, file, caches, held[0] if held else None, date)
     current = held[0].current if held else None
     if current is not None and current.key == promotion.key:
-        return Promoted(current, current, changed=False, notes=("It is published already.",))
+        if not checkpoint_fault(store, current):
+            return Promoted(current, current, changed=False, notes=("It is published already.",))
+        _scored(store, current, (data, checkpoint), cache, (evaluation, device))
+        mended = "Its copy in the store was not what was published, and is written anew."
+        return Promoted(current, current, changed=False, notes=(mended,))
     found = _scored(store, promotion, (data, checkpoint), cache, (evaluation, device))
     scores = {key: PublishedScore.model_validate(s) for key, s in metrics_of(found).items()}
     promotion = promotion.model_copy(update={"scores": scores})
@@ -215,15 +220,27 @@ def _named(checkpoint: Checkpoint, cache: Cache) -> tuple[list[PublishedCache], 
     """The evaluation cache, and those of training beside it; what is to be said of them."""
     caches, notes = [_cache("evaluation", cache)], []
     above = split_url(cache.folder.url)[0]
-    for used in checkpoint.record.caches:
-        folder = Folder(join_url(above, used.split))
+    record = checkpoint.record
+    for used in record.caches:
+        wanted = (used.dataset, used.split)
         try:
-            found = _verified(folder)
+            found = _verified(Folder(join_url(above, used.split)))
         except CacheNotFoundError:
-            notes.append(f"The cache of {used.dataset}/{used.split} is not beside the other one.")
+            found = None
+        if found is None or (found.manifest.dataset, found.manifest.split) != wanted:
+            notes.append(f"The cache of {'/'.join(wanted)} is not beside the other one.")
             continue
-        if (found.manifest.dataset, found.manifest.split) == (used.dataset, used.split):
-            caches.append(_cache(used.role, found))
+        named = _cache(used.role, found)
+        if (named.audio_fingerprint, named.text_fingerprint) == (
+            record.audio_fingerprint,
+            record.text_fingerprint,
+        ):
+            caches.append(named)
+        else:
+            notes.append(
+                f"The cache of {'/'.join(wanted)} was embedded by other encoders since, so it is "
+                "not named."
+            )
     return caches, notes
 
 
@@ -265,6 +282,7 @@ def _scored(
         config,
         device=device,
         load_stored=stored_images_of(cache.folder),
+        load_windows=stored_windows_of(cache.folder),
         extras=Extras(failed_clips=frozenset(cache.manifest.audio.failed)),
     )
     below = store.folder(promotion.folder)

@@ -146,6 +146,21 @@ class Published(Document):
         )
 
     @property
+    def origin(self) -> Promotion:
+        """The first of those that took each other's place, up to the current one, on its split."""
+        by_number = {one.number: one for one in self.earlier}
+        found, split = (
+            self.current,
+            (self.current.evaluation.dataset, self.current.evaluation.split),
+        )
+        step: Promotion | None = self.current
+        while step is not None:
+            if (step.evaluation.dataset, step.evaluation.split) == split:
+                found = step
+            step = by_number.get(step.former) if step.former is not None else None
+        return found
+
+    @property
     def last_number(self) -> int:
         """The highest number given so far."""
         return max(one.number for one in (self.current, *self.earlier))

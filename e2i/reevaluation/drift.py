@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from e2i.cache.embed_audio import LoadWaveform, embed_recordings
+from e2i.cache.embed_audio import LoadWaveform, MeasureWaveform, embed_recordings
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.header import SideSettings
 from e2i.cache.layout import Side
@@ -93,7 +93,8 @@ def find_drift(
     *,
     sample: int,
     seed: int,
-    decoders: int,
+    measure: MeasureWaveform | None = None,
+    decoders: int = 2,
 ) -> Drift:
     """Embed a sample of a cache's clips anew, and compare with what is stored.
 
@@ -105,6 +106,7 @@ def find_drift(
         load_waveform: decodes a recording.
         sample: clips to draw.
         seed: of the draw.
+        measure: tells what a recording will come to; without it they decode one by one.
         decoders: recordings to decode at once.
 
     Raises:
@@ -120,7 +122,9 @@ def find_drift(
     wanted = [WantedClip(clip_id, names[clip_id]) for clip_id in drawn]
     stamp = ShardStamp.of(cache.header, "audio")
     root = Folder(clips.audio_root_url)
-    rows, failed = embed_recordings(root, stamp, wanted, audio, load_waveform, decoders=decoders)
+    rows, failed = embed_recordings(
+        root, stamp, wanted, audio, load_waveform, measure=measure, decoders=decoders
+    )
     stored = dict(zip(embeddings.clip_ids, embeddings.audio, strict=True))
     recordings = recordings_of(cache)
     moved = [

@@ -140,6 +140,9 @@ def write_record(
 ) -> str:
     """Store a record under the first name of its day that is free, or the run's own; the name.
 
+    The name is taken before anything is written, so that of runs at once none writes into another's
+    folder.
+
     Args:
         reports: where.
         day: such as 2026-11-26.
@@ -149,16 +152,13 @@ def write_record(
     Raises:
         StorageError: the store refused.
     """
+    claim = json.dumps({"reevaluation": {"run_id": run_id}}).encode()
     for number in range(1, _MOST_A_DAY):
         name = day if number == 1 else f"{day}-{number}"
         held = _run_of(reports, f"{name}.json")
-        if held not in (None, run_id):
-            continue
-        record = json.dumps(make(name), indent=2, allow_nan=False) + "\n"
-        if held == run_id:
+        if held == run_id or (held is None and reports.create(f"{name}.json", claim)):
+            record = json.dumps(make(name), indent=2, allow_nan=False) + "\n"
             reports.write(f"{name}.json", record.encode())
-            return name
-        if reports.create(f"{name}.json", record.encode()):
             return name
     raise ReportError(
         f"there is no name left for a record: got {_MOST_A_DAY} of {day} in {reports.url}, "

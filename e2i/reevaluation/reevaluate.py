@@ -2,8 +2,9 @@
 
 Decides: the last accepted result is that of the last accepted re-evaluation, whichever checkpoint
 was published then; before the first one, or where the published split is another one, it is the
-scores at promotion. A checkpoint whose bytes are not those that were published is evaluated as it
-lies there, since it is what is in use, and its result is never accepted.
+scores at promotion of the first checkpoint in the row of those that took each other's place. A
+checkpoint whose bytes are not those that were published is evaluated as it lies there, since it is
+what is in use, and its result is never accepted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from e2i.cache.reader import Cache
 from e2i.code_version import code_sha256
 from e2i.heads.checkpoint import load_checkpoint_and_digest
-from e2i.publishing.published import CHECKPOINT_NAME, SCORED_NAME, Promotion
+from e2i.publishing.published import CHECKPOINT_NAME, SCORED_NAME, Promotion, Published
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.drift import Drift
 from e2i.reevaluation.records import IndexEntry, add_to_index, read_index, write_record
@@ -29,12 +30,14 @@ from e2i.report.scores import (
     score_record,
     write_query_tables,
 )
+from e2i.retrieval.comparison import FIRST_METRIC, Difference
 from e2i.retrieval.config import ComparisonConfig, EvaluationConfig
 from e2i.retrieval.relevance import Relevance
 from e2i.storage import Folder
 from e2i.store_layout import StoreLayout, join_url
 from e2i.training.evaluate import Evaluation, Extras, evaluate_checkpoint
 from e2i.training.pseudo_images import stored_images_of
+from e2i.training.windows import stored_windows_of
 
 _SHOWN = 10
 _REPORTS = "reports"
@@ -123,7 +126,7 @@ class Recorded:
 
 def reevaluate(
     store_url: str,
-    promotion: Promotion,
+    published: Published,
     cache: Cache,
     drift: Drift,
     how: HowToReevaluate,
@@ -135,7 +138,7 @@ def reevaluate(
 
     Args:
         store_url: the store, absolute.
-        promotion: what is published.
+        published: what is published.
         cache: its evaluation cache, up to date and opened.
         drift: what embedding a sample anew showed.
         how: the options.
@@ -149,38 +152,18 @@ def reevaluate(
     """
     store = Folder(StoreLayout(store_url).store_url)
     reports = store.folder(_REPORTS)
-    checkpoint, sha256 = load_checkpoint_and_digest(store.folder(promotion.folder), CHECKPOINT_NAME)
-    file = ScoredFile(promotion.checkpoint.url, sha256)
-    reference = _reference(reports, promotion, run)
-    embeddings = cache.load()
-    found = evaluate_checkpoint(
-        checkpoint,
-        embeddings,
-        how.evaluation,
-        device=how.device,
-        load_stored=stored_images_of(cache.folder),
-        extras=Extras(relevance=how.relevance, failed_clips=frozenset(cache.manifest.audio.failed)),
-    )
-    today, before = ScoredSet.of(found, cache), read_scored_set(store, reference.scored)
-    comparison = compare_on_common_clips(today, before, how.evaluation, how.comparison)
-    damaged = sha256 != promotion.checkpoint.sha256
-    verdict = judge(
-        comparison.differences, how.reevaluation, moved=bool(drift.moved), damaged=damaged
-    )
-    result = Reevaluation(found, comparison, reference, file, drift, verdict)
+    promotion = published.current
+    result, scores, ranked = _evaluated(store, published, cache, drift, how, run=run)
     notes = notes_of(result, promotion, how.reevaluation)
-    data, known = today.as_bytes(), before.as_bytes()
     part = _part(result, promotion, how.reevaluation, run, counts) | {"notes": list(notes)}
-    origin = ScoreOrigin((file,), checkpoint.record, how.evaluation)
-    scores = score_record(found, embeddings, origin)
 
     def scored_of(name: str) -> str:
-        return reference.scored if data == known else f"{_REPORTS}/{name}/{SCORED_NAME}"
+        return f"{_REPORTS}/{name}/{SCORED_NAME}" if ranked else result.reference.scored
 
     def make(name: str) -> Mapping[str, object]:
-        if data != known:
-            store.write(scored_of(name), data)
-        queries = write_query_tables(reports, name, found)
+        if ranked:
+            store.write(scored_of(name), ranked)
+        queries = write_query_tables(reports, name, result.found)
         return {**scores, "queries": queries, "reevaluation": {**part, "scored": scored_of(name)}}
 
     name = write_record(reports, run.date[:_DAY], run.run_id, make)
@@ -193,15 +176,57 @@ def reevaluate(
         run=run,
     )
     add_to_index(reports, entry)
-    return Recorded(result, metrics_of(found), notes, join_url(reports.url, f"{name}.json"))
+    return Recorded(result, metrics_of(result.found), notes, join_url(reports.url, f"{name}.json"))
 
 
-def _reference(reports: Folder, promotion: Promotion, run: RunIdentity) -> Reference:
+def _evaluated(
+    store: Folder,
+    published: Published,
+    cache: Cache,
+    drift: Drift,
+    how: HowToReevaluate,
+    *,
+    run: RunIdentity,
+) -> tuple[Reevaluation, dict[str, object], bytes | None]:
+    """What was found, its score record, and the file of what was ranked, if that is a new one."""
+    promotion = published.current
+    folder = store.folder(promotion.folder)
+    checkpoint, sha256 = load_checkpoint_and_digest(folder, CHECKPOINT_NAME)
+    file = ScoredFile(promotion.checkpoint.url, sha256)
+    reference = _reference(store.folder(_REPORTS), published, run)
+    embeddings = cache.load()
+    found = evaluate_checkpoint(
+        checkpoint,
+        embeddings,
+        how.evaluation,
+        device=how.device,
+        load_stored=stored_images_of(cache.folder),
+        load_windows=stored_windows_of(cache.folder),
+        extras=Extras(relevance=how.relevance, failed_clips=frozenset(cache.manifest.audio.failed)),
+    )
+    today, before = ScoredSet.of(found, cache), read_scored_set(store, reference.scored)
+    comparison = compare_on_common_clips(today, before, how.evaluation, how.comparison)
+    verdict = judge(
+        comparison.differences,
+        how.reevaluation,
+        moved=bool(drift.moved),
+        damaged=sha256 != promotion.checkpoint.sha256,
+    )
+    result = Reevaluation(found, comparison, reference, file, drift, verdict)
+    scores = score_record(
+        found, embeddings, ScoreOrigin((file,), checkpoint.record, how.evaluation)
+    )
+    ranked = today.as_bytes()
+    return result, scores, None if ranked == before.as_bytes() else ranked
+
+
+def _reference(reports: Folder, published: Published, run: RunIdentity) -> Reference:
     """The last accepted result, or the scores at promotion."""
-    of = promotion.evaluation
+    of = published.current.evaluation
     entry = read_index(reports).last_accepted(of.dataset, of.split, run.run_id)
     if entry is not None:
         return Reference(f"{entry.name}.json", entry.promotion, entry.scored)
+    promotion = published.origin
     scored = f"{promotion.folder}/{SCORED_NAME}"
     return Reference(f"promotion {promotion.number}", promotion.number, scored)
 
@@ -222,23 +247,29 @@ def _outcome_in_words(result: Reevaluation, config: ReevaluationConfig) -> str:
     """What it comes to, and which metrics fell by how much."""
     verdict, differences = result.verdict, result.comparison.differences
     fell = "; ".join(drop_in_words(name, differences[name]) for name in verdict.fell)
-    since = f"since {result.reference.name}"
+    since, also = f"since {result.reference.name}", f" {fell}." if fell else ""
     words = {
         "unchanged": f"Unchanged {since}.",
         "accepted": f"No drop {since} that is more than luck.",
-        "lower": f"Lower {since}: {fell or 'by luck, and by more than is tolerated'}. The result "
-        "stays with the former.",
-        "drifted": f"Embeddings moved, and so the result stays with the former. {fell}".rstrip(),
+        "lower": f"Lower {since}: {fell or _first_in_words(differences)}. The result stays with "
+        "the former.",
+        "drifted": f"Embeddings moved, and so the result stays with the former.{also}",
         "incomparable": f"No clip is in common with {result.reference.name}: nothing can be "
         "compared. `e2i reevaluate --accept` takes the result for later ones.",
         "dropped": f"Dropped {since} by more than {config.max_drop:g}: {fell}.",
         "damaged": "The checkpoint is not what was published: got sha256 "
-        f"{result.checkpoint.sha256} of {result.checkpoint.url}. Promote it again, or run `e2i "
-        f"publish --rollback`. {fell}".rstrip(),
+        f"{result.checkpoint.sha256} of {result.checkpoint.url}. Publish it again, or run "
+        f"`e2i publish --rollback`.{also}",
     }[verdict.outcome]
     if verdict.accepted and verdict.outcome not in ("unchanged", "accepted"):
         words += " It was accepted by hand."
     return words
+
+
+def _first_in_words(differences: Mapping[str, Difference]) -> str:
+    """How far the first metric fell; nothing where it did not."""
+    first = differences.get(FIRST_METRIC)
+    return drop_in_words(FIRST_METRIC, first) if first is not None and first.value < 0 else ""
 
 
 def _about_reference(result: Reevaluation, promotion: Promotion) -> tuple[str, ...]:

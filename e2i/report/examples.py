@@ -98,7 +98,7 @@ class ExampleFinder:
         evaluation: Evaluation,
         device: str = "auto",
     ) -> None:
-        """Project the C clips; captions are projected when they are asked for.
+        """Take the C clips as they were scored; captions are projected when they are asked for.
 
         Args:
             checkpoint: the heads that were scored; None for the embeddings as they are.
@@ -116,7 +116,7 @@ class ExampleFinder:
         rows = rows_of(evaluation, cache)
         self.clip_rows, self.caption_rows = rows.clips, rows.captions
         self._text = cache.text
-        self._audio = self._projected(cache.audio, self.clip_rows, "audio")
+        self._audio = evaluation.audio.to(self._device)
         table = evaluation.retrieval.text_to_audio
         self.ranks = table.values[MEDIAN_RANK]
         self._clip = table.clip
@@ -176,7 +176,7 @@ class ExampleFinder:
         """Similarities (b, C) of some captions, and the column (b, 1) of each one's clip."""
         if not len(queries):
             return
-        text = self._projected(self._text, self.caption_rows[queries], "text")
+        text = self._projected(self._text, self.caption_rows[queries])
         right = torch.from_numpy(self._clip[queries][:, None]).to(self._device)
         done = 0
         size = max(1, _BLOCK_CELLS // len(self._audio))
@@ -185,19 +185,14 @@ class ExampleFinder:
             done += len(block)
 
     @torch.no_grad()
-    def _projected(
-        self, embeddings: NDArray[np.float32], rows: NDArray[np.int64], side: str
-    ) -> Tensor:
-        """Some rows of one side of the cache, through its head, block by block."""
+    def _projected(self, embeddings: NDArray[np.float32], rows: NDArray[np.int64]) -> Tensor:
+        """Some captions of the cache, through their head, block by block."""
         blocks = []
         for start in range(0, len(rows), _PROJECT_ROWS):
             taken = embeddings[rows[start : start + _PROJECT_ROWS]].astype(np.float32, copy=False)
             block = torch.from_numpy(taken).to(self._device)
             if self._heads is not None:
-                to_space = (
-                    self._heads.project_audio if side == "audio" else self._heads.project_text
-                )
-                block = to_space(block)
+                block = self._heads.project_text(block)
             blocks.append(block)
         return torch.cat(blocks)
 

@@ -89,7 +89,7 @@ def render_html(content: ReportContent, plots: Sequence[Plot]) -> str:
         plots: as `draw_plots` made them of this content.
     """
     return (
-        _environment()
+        page_environment()
         .get_template("report.html.jinja")
         .render(
             content=content,
@@ -121,7 +121,8 @@ def _direction_of(key: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Where the templates are, and how they show numbers, pictures and colors."""
     environment = Environment(
         loader=PackageLoader("e2i.report"),
         autoescape=True,

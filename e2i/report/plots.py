@@ -90,14 +90,22 @@ def draw_plots(content: ReportContent) -> tuple[Plot, ...]:
     return tuple(plots)
 
 
-def _plot(name: str, title: str, alt: str, draw: Callable[[Axes, Theme], None]) -> Plot:
+def drawn(
+    name: str,
+    title: str,
+    alt: str,
+    draw: Callable[[Axes, Theme], None],
+    size_inches: tuple[float, float] = _SIZE_INCHES,
+) -> Plot:
     """Draw on both papers."""
-    light, dark = (_png(draw, theme) for theme in (LIGHT, DARK))
+    light, dark = (_png(draw, theme, size_inches) for theme in (LIGHT, DARK))
     return Plot(name, title, alt, light, dark)
 
 
-def _png(draw: Callable[[Axes, Theme], None], theme: Theme) -> bytes:
-    figure = Figure(figsize=_SIZE_INCHES, facecolor=theme.paper, layout="constrained")
+def _png(
+    draw: Callable[[Axes, Theme], None], theme: Theme, size_inches: tuple[float, float]
+) -> bytes:
+    figure = Figure(figsize=size_inches, facecolor=theme.paper, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=theme.paper)
     axes.tick_params(colors=theme.faint, labelsize=9.5, length=0, pad=5)
@@ -132,7 +140,7 @@ def _recall_plot(content: ReportContent, direction: str, title: str) -> Plot:
         _chance_marks(axes, theme, chance)
         _percent_axis(axes)
         axes.set_xticks(range(len(keys)), [f"R@{k}" for k in cutoffs])
-        _legend(axes, theme)
+        legend(axes, theme)
 
     heading = f"{title}: recall"
     parts = [
@@ -144,7 +152,7 @@ def _recall_plot(content: ReportContent, direction: str, title: str) -> Plot:
     ]
     by_chance = ", ".join(f"{value:.1%}" for value in chance)
     alt = f"Bar chart of recall with 95 % intervals. {'. '.join(parts)}. Chance: {by_chance}."
-    return _plot(f"recall-{direction.replace('_', '-')}", heading, alt, draw)
+    return drawn(f"recall-{direction.replace('_', '-')}", heading, alt, draw)
 
 
 def _loss_plot(content: ReportContent, curves: Sequence[tuple[str, TrainingCurve]]) -> Plot:
@@ -178,7 +186,7 @@ def _loss_plot(content: ReportContent, curves: Sequence[tuple[str, TrainingCurve
                 _mark_best(axes, curve, curve.validation_loss, color)
         _explain_ring(axes, theme)
         _epoch_axis(axes)
-        _legend(axes, theme)
+        legend(axes, theme)
 
     alt = " ".join(
         f"{name}: training loss from {c.train_loss[0]:.3f} to {c.train_loss[-1]:.3f} in "
@@ -190,7 +198,7 @@ def _loss_plot(content: ReportContent, curves: Sequence[tuple[str, TrainingCurve
         )
         for name, c in curves
     )
-    return _plot("training-loss", "Loss by epoch", f"Line chart. {alt}", draw)
+    return drawn("training-loss", "Loss by epoch", f"Line chart. {alt}", draw)
 
 
 def _metric_plot(content: ReportContent, curves: Sequence[tuple[str, TrainingCurve]]) -> Plot:
@@ -216,7 +224,7 @@ def _metric_plot(content: ReportContent, curves: Sequence[tuple[str, TrainingCur
         _epoch_axis(axes)
         if share:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-        _legend(axes, theme)
+        legend(axes, theme)
 
     alt = " ".join(
         f"{name}: from {c.values[0]:.3f} to {c.values[-1]:.3f} in {len(c.epochs)} epochs; kept: "
@@ -224,7 +232,7 @@ def _metric_plot(content: ReportContent, curves: Sequence[tuple[str, TrainingCur
         for name, c in curves
     )
     title = f"Validation {', '.join(metrics)} by epoch"
-    return _plot("training-metric", title, f"Line chart. {alt}", draw)
+    return drawn("training-metric", title, f"Line chart. {alt}", draw)
 
 
 def _rank_plot(content: ReportContent) -> Plot:
@@ -247,7 +255,7 @@ def _rank_plot(content: ReportContent) -> Plot:
         if max(map(len, labels)) > 4 and not crowded:
             axes.tick_params(axis="x", labelsize=8.5)
         axes.set_xlabel("rank of the right clip")
-        _legend(axes, theme)
+        legend(axes, theme)
 
     alt = " ".join(
         f"{model.name}: "
@@ -258,7 +266,7 @@ def _rank_plot(content: ReportContent) -> Plot:
         + "."
         for model in content.models
     )
-    return _plot("ranks", "Rank of the right clip", f"Histogram. {alt}", draw)
+    return drawn("ranks", "Rank of the right clip", f"Histogram. {alt}", draw)
 
 
 def _breakdown_plot(content: ReportContent, breakdown: Breakdown) -> Plot:
@@ -293,7 +301,7 @@ def _breakdown_plot(content: ReportContent, breakdown: Breakdown) -> Plot:
         if len(labels) > 4:
             axes.tick_params(axis="x", labelsize=8.5)
         axes.set_xlabel(f"{breakdown.name} ({breakdown.unit})")
-        _legend(axes, theme)
+        legend(axes, theme)
 
     alt = " ".join(
         f"{model.name}: "
@@ -306,7 +314,7 @@ def _breakdown_plot(content: ReportContent, breakdown: Breakdown) -> Plot:
     )
     name = f"by-{breakdown.name.replace(' ', '-')}"
     title = f"{metric} by {breakdown.name}"
-    return _plot(name, title, f"{title}, with 95 % intervals. {alt} Chance: {chance:.1%}.", draw)
+    return drawn(name, title, f"{title}, with 95 % intervals. {alt} Chance: {chance:.1%}.", draw)
 
 
 def _grouped_bars(
@@ -402,8 +410,8 @@ def _epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch")
 
 
-def _legend(axes: Axes, theme: Theme) -> None:
-    """Above the plot, where it hides nothing."""
+def legend(axes: Axes, theme: Theme, columns: int | None = None) -> None:
+    """Above the plot, where it hides nothing; in as many columns as the names allow."""
     entries = zip(*axes.get_legend_handles_labels(), strict=True)
     handles, labels = zip(*sorted(entries, key=lambda entry: entry[1] == _CHANCE), strict=True)
     figure = axes.get_figure(root=True)
@@ -412,7 +420,7 @@ def _legend(axes: Axes, theme: Theme) -> None:
             handles,
             labels,
             loc="outside upper left",
-            ncols=2 if len(labels) in {4, 5} and len(str(labels)) > 60 else 3,
+            ncols=columns or (2 if len(labels) in {4, 5} and len(str(labels)) > 60 else 3),
             frameon=False,
             fontsize=9,
             labelcolor=theme.ink,

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.heads.checkpoint import CheckpointRecord
 from e2i.report.score_records import RECORD_KIND
 from e2i.retrieval.config import EvaluationConfig
+from e2i.retrieval.evaluation import Score
 from e2i.storage import Folder
 from e2i.store_layout import public_url
 from e2i.training.evaluate import Evaluation
@@ -30,7 +31,12 @@ Metrics = dict[str, dict[str, float | None]]
 
 def metrics_of(evaluation: Evaluation) -> Metrics:
     """The scores of an evaluation as plain numbers."""
-    return {name: asdict(score) for name, score in evaluation.retrieval.scores.items()}
+    return score_values_of(evaluation.retrieval.scores)
+
+
+def score_values_of(scores: Mapping[str, Score]) -> Metrics:
+    """Scores as plain numbers."""
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class ScoreOrigin:
         config: how they were evaluated.
         bank: location of the cache that corrected for hubs; empty where none did.
         distractors: location of the cache of further candidates; empty where there were none.
+        run: the flow run, its code and its logs, where one made the scores.
     """
 
     checkpoints: tuple[ScoredFile, ...]
@@ -64,6 +71,7 @@ class ScoreOrigin:
     config: EvaluationConfig
     bank: str = ""
     distractors: str = ""
+    run: Mapping[str, object] = field(default_factory=dict)
 
 
 def score_record(
@@ -96,6 +104,7 @@ def score_record(
         "checkpoints": [asdict(file) for file in origin.checkpoints],
         "checkpoint_record": origin.record.model_dump(mode="json") if origin.record else None,
         "evaluation": config.model_dump(mode="json"),
+        "run": dict(origin.run),
     }
 
 

@@ -114,9 +114,7 @@ def compare_over_seeds(
     }
     differs = holm({name: found.p_difference for name, found in raw.items()})
     equals = holm({name: found.p_equivalence for name, found in raw.items()})
-    return {
-        name: _read(found, differs[name], equals[name]) for name, found in raw.items()
-    }
+    return {name: _read(found, differs[name], equals[name]) for name, found in raw.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +128,7 @@ class _Raw:
     p_equivalence: float
 
 
-def _compared(
-    one: SeedValues, other: SeedValues, margin: float, resamples: int, seed: int
-) -> _Raw:
+def _compared(one: SeedValues, other: SeedValues, margin: float, resamples: int, seed: int) -> _Raw:
     value = float(one.values.mean() - other.values.mean())
     error, degrees = crossed_error(one, other, resamples, seed)
     if error == 0.0:

@@ -128,7 +128,9 @@ def _resampled(
     return {name: np.concatenate(blocks) for name, blocks in drawn.items()}
 
 
-def clip_draws(num_clips: int, resamples: int, seed: int, rows: int) -> Iterator[NDArray[np.float64]]:
+def clip_draws(
+    num_clips: int, resamples: int, seed: int, rows: int
+) -> Iterator[NDArray[np.float64]]:
     """How often each clip is drawn, (b, C) float64, in blocks of up to `rows` resamples."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, rows):

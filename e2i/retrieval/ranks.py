@@ -130,13 +130,11 @@ def rank_positives(blocks: Iterable[Tensor], columns: Tensor) -> PositiveRanks:
     for block in blocks:
         _require_block(block, columns[done : done + len(block)], done, width)
         width = block.shape[1]
-        for tile in _tiles(block):
-            _require_numbers(tile, done)
-            here = slice(done, done + len(tile))
-            parts = _count(tile.contiguous(), columns[here].to(block.device))
-            for count, part in zip(counts, parts, strict=True):
-                count[here] = part.cpu().numpy()
-            done += len(tile)
+        here = slice(done, done + len(block))
+        parts = _count(block, columns[here].to(block.device), done)
+        for count, part in zip(counts, parts, strict=True):
+            count[here] = part.cpu().numpy()
+        done += len(block)
     if done != len(columns):
         raise RetrievalInputError(
             f"similarity and positives differ in queries: got {done} and {len(columns)}, "
@@ -159,22 +157,24 @@ def _tiles(block: Tensor) -> Iterator[Tensor]:
     return (block[start : start + size] for start in range(0, len(block), size))
 
 
-def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _count(
+    block: Tensor, columns: Tensor, first_query: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four counts of `PositiveRanks` for one block, int64 (q, M)."""
     num_candidates, entry = block.shape[1], columns >= 0
     scores = block.gather(1, columns.clamp(min=0)).masked_fill(~entry, -torch.inf)
     # Fillers last: -inf ties at worst with positives of -inf, and the slots are alike.
     scores = scores.sort(dim=1, descending=True).values.contiguous()
     entry = entry.sort(dim=1, descending=True).values
-    if scores.shape[1] < _SORT_FROM:
-        each = [scores[:, j : j + 1] for j in range(scores.shape[1])]
-        above = torch.stack([_true_in_row(block > score) for score in each], dim=1)
-        tied = torch.stack([_true_in_row(block == score) for score in each], dim=1)
-    else:
-        ascending = block.sort(dim=1).values
-        at_or_below = torch.searchsorted(ascending, scores, right=True)
-        above = num_candidates - at_or_below
-        tied = at_or_below - torch.searchsorted(ascending, scores)
+    above = torch.empty(scores.shape, dtype=torch.int32, device=block.device)
+    tied = torch.empty_like(above)
+    done = 0
+    # All that is small is done once a block, and a tile only what reads the scores.
+    for tile in _tiles(block):
+        _require_numbers(tile, first_query + done)
+        here = slice(done, done + len(tile))
+        _count_tile(tile.contiguous(), scores[here], above[here], tied[here])
+        done += len(tile)
     first, behind = _runs(scores, entry)
     return (
         above.long().masked_fill(~entry, num_candidates),
@@ -182,6 +182,20 @@ def _count(block: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         torch.where(entry, first, entry.sum(dim=1, keepdim=True)),
         (behind - first).masked_fill(~entry, 1),
     )
+
+
+def _count_tile(tile: Tensor, scores: Tensor, above: Tensor, tied: Tensor) -> None:
+    """Candidates above each of the scores (q, M) and tied with it, into `above` and `tied`."""
+    if scores.shape[1] < _SORT_FROM:
+        for slot in range(scores.shape[1]):
+            score = scores[:, slot : slot + 1]
+            above[:, slot] = _true_in_row(tile > score)
+            tied[:, slot] = _true_in_row(tile == score)
+        return
+    ascending = tile.sort(dim=1).values
+    at_or_below = torch.searchsorted(ascending, scores, right=True)
+    above.copy_(tile.shape[1] - at_or_below)
+    tied.copy_(at_or_below - torch.searchsorted(ascending, scores))
 
 
 def _true_in_row(mask: Tensor) -> Tensor:

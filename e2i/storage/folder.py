@@ -129,6 +129,16 @@ class Folder:
         self._check_writable(name)
         self._store.delete(name)
 
+    def sweep(self, older_than_s: float) -> int:
+        """Delete what writes that were broken off have left in the folder; how much that was.
+
+        It is in no listing and in nobody's way, but takes space.
+
+        Args:
+            older_than_s: seconds; what is younger may be of a write that is going on.
+        """
+        return self._store.sweep(older_than_s)
+
     def info(self, name: str) -> FileInfo | None:
         """The object, or None."""
         check_name(name)

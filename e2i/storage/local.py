@@ -7,7 +7,7 @@ folder, so that comparing versions and renaming are one step among all processes
 module. File systems without hard links (exFAT, some network mounts): `create` then looks and
 renames under the same lock. File systems that cannot lock a folder (NFS) get a lock file
 `.e2i-lock` in it. Temporary files that a killed process left behind are in no listing and in
-nobody's way.
+nobody's way, until `sweep` deletes them.
 
 A version is the modification time in ns and the size. The modification time is set from the clock
 and raised above the one that it replaces, because file systems round it to their tick: two
@@ -34,6 +34,7 @@ from e2i.storage import translation
 from e2i.storage.locations import RESERVED_PREFIX, Location, join
 from e2i.storage.store import FileInfo, Store
 
+_TEMPORARY = ".tmp"
 _LOCK_NAME = RESERVED_PREFIX + "lock"
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_FOLDER_LOCKS = {errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -74,7 +75,7 @@ class LocalStore(Store):
         """Write in one step, with as few calls as can be, and without waiting for the disk."""
         target = self._path(name)
         folder, _, _ = target.rpartition("/")
-        temporary = f"{folder}/{RESERVED_PREFIX}{uuid.uuid4().hex}.tmp"
+        temporary = f"{folder}/{RESERVED_PREFIX}{uuid.uuid4().hex}{_TEMPORARY}"
         try:
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
@@ -127,6 +128,15 @@ class LocalStore(Store):
             if not path.is_dir():
                 path.unlink()
 
+    def sweep(self, older_than_s: float) -> int:
+        swept = 0
+        with self._translated("delete", ""):
+            for above, _, names in os.walk(self._root):
+                for name in names:
+                    if name.startswith(RESERVED_PREFIX) and name.endswith(_TEMPORARY):
+                        swept += _unlink_old(os.path.join(above, name), older_than_s)  # noqa: PTH118
+        return swept
+
     def info(self, name: str) -> FileInfo | None:
         with self._translated("read", name):
             try:
@@ -172,7 +182,7 @@ class LocalStore(Store):
     ) -> Iterator[Path]:
         """The data on the disk under a temporary name, which is gone afterwards."""
         folder = Path(self._path(name)).parent
-        temporary = folder / f"{RESERVED_PREFIX}{uuid.uuid4().hex}.tmp"
+        temporary = folder / f"{RESERVED_PREFIX}{uuid.uuid4().hex}{_TEMPORARY}"
         try:
             try:
                 file = temporary.open("xb")
@@ -190,6 +200,17 @@ class LocalStore(Store):
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _unlink_old(path: str, older_than_s: float) -> bool:
+    """Delete a file that has not been written to for so long; whether it was deleted."""
+    try:
+        old = time.time() - os.stat(path).st_mtime > older_than_s  # noqa: PTH116
+        if old:
+            os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        return False
+    return old
 
 
 def _version(found: os.stat_result) -> str:

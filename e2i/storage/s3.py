@@ -1,9 +1,11 @@
 """Object stores that speak S3, through s3fs.
 
 Conventions: one PUT an object, so nobody sees a part of it; `If-None-Match: *` to create,
-`If-Match: <ETag>` to replace; the version is the ETag. Endpoint, region, profile and credentials
-come from the storage options, else from where botocore looks (`AWS_ENDPOINT_URL`, `AWS_PROFILE`,
-`AWS_ACCESS_KEY_ID`, ..., `~/.aws`).
+`If-Match: <ETag>` to replace; the version is the ETag. What is larger than 64 MiB goes up in parts,
+several at once, and is there in one step when they are complete; the conditions stand there. What
+a killed upload leaves takes space until `sweep` aborts it. Endpoint, region, profile and
+credentials come from the storage options, else from where botocore looks (`AWS_ENDPOINT_URL`,
+`AWS_PROFILE`, `AWS_ACCESS_KEY_ID`, ..., `~/.aws`).
 
 Credentials that the server no longer takes are fetched anew from there, once a request, unless they
 were given as options; those with an expiry date botocore renews before it comes.
@@ -25,17 +27,20 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-reques
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import io
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar, cast
 
 import s3fs
 from fsspec.asyn import sync
 
-from e2i.errors import ConfigError, StorageError, StorageNotFoundError
+from e2i.errors import ConfigError, StorageError, StorageNotFoundError, StoragePermissionError
 from e2i.storage import s3_errors, translation
 from e2i.storage.locations import Location, join, secrets_in
 from e2i.storage.reader import BLOCK_BYTES, RangeReader
@@ -43,8 +48,12 @@ from e2i.storage.store import FileInfo, Store
 
 T = TypeVar("T")
 
-MAX_OBJECT_BYTES = 5 * 2**30
-"""The most that one PUT takes."""
+MAX_OBJECT_BYTES = 5 * 2**40
+"""The most that an object holds."""
+
+_PART_BYTES = 64 * 2**20
+_MAX_PARTS = 10_000
+_PARTS_AT_ONCE = 4
 
 _PAUSES_S = (0.2, 0.8)
 _RETRY_WITHIN_S = 4.0
@@ -110,6 +119,31 @@ class S3Store(Store):
 
     def delete(self, name: str) -> None:
         self._call("delete", name, lambda fs: fs.call_s3("delete_object", **self._address(name)))
+
+    def sweep(self, older_than_s: float) -> int:
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=older_than_s)
+        swept = 0
+        with contextlib.suppress(StoragePermissionError, s3_errors.NoConditionalWritesError):
+            for upload in self._uploads():
+                if upload["Initiated"] < before:
+                    address = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    bucket = self._location.bucket
+                    with contextlib.suppress(StorageNotFoundError):
+                        self._send("abort_multipart_upload", "", Bucket=bucket, **address)
+                        swept += 1
+        return swept
+
+    def _uploads(self) -> Iterator[dict[str, Any]]:
+        """Uploads in parts that have begun; where these are not told, an error."""
+        prefix = f"{self._location.path}/" if self._location.path else ""
+        place = {"Bucket": self._location.bucket, "Prefix": prefix}
+        while True:
+            page = self._send("list_multipart_uploads", "", **place)
+            yield from page.get("Uploads", ())
+            if not page.get("IsTruncated"):
+                return
+            place["KeyMarker"] = page["NextKeyMarker"]
+            place["UploadIdMarker"] = page["NextUploadIdMarker"]
 
     def info(self, name: str) -> FileInfo | None:
         try:
@@ -180,20 +214,57 @@ class S3Store(Store):
                 f"One object holds at most {MAX_OBJECT_BYTES:,} bytes: write smaller ones.",
             )
 
+        if len(data) > _PART_BYTES:
+            return self._put_parts(name, data, **conditions)
         body = bytes(data)
+        return self._send("put_object", name, Body=body, **self._address(name), **conditions)
 
-        def put(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
-            response = file_system.call_s3(
-                "put_object", Body=body, **self._address(name), **conditions
-            )
-            return cast("dict[str, Any]", response)
+    def _put_parts(
+        self, name: str, data: bytes | memoryview, **conditions: object
+    ) -> dict[str, Any]:
+        """The same for a large object, in parts of which each is sent again by itself."""
+        mark = uuid.uuid4().hex
+        metadata = conditions.pop("Metadata", {_MARK: mark})
+        begin = {**self._address(name), "Metadata": metadata}
+        upload = self._send("create_multipart_upload", name, **begin)
+        address = {**self._address(name), "UploadId": upload["UploadId"]}
+        size, view = max(_PART_BYTES, -(-len(data) // _MAX_PARTS)), memoryview(data)
 
-        return self._call("write", name, put)
+        def part(number: int) -> dict[str, Any]:
+            body = bytes(view[(number - 1) * size : number * size])
+            sent = self._send("upload_part", name, PartNumber=number, Body=body, **address)
+            return {"PartNumber": number, "ETag": sent["ETag"]}
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                parts = list(pool.map(part, range(1, -(-len(data) // size) + 1)))
+            whole = {"MultipartUpload": {"Parts": parts}, **conditions}
+            try:
+                return self._send("complete_multipart_upload", name, **address, **whole)
+            except StorageNotFoundError:  # of the upload: it is complete, and the answer was lost
+                head = self._head(name)
+                if head.get("Metadata") != metadata:
+                    raise
+                return head
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                self._send("abort_multipart_upload", name, **address)
+            raise
+
+    def _send(self, operation: str, name: str, **arguments: object) -> dict[str, Any]:
+        """One request that writes; the answer."""
+
+        def request(file_system: s3fs.S3FileSystem) -> dict[str, Any]:
+            return cast("dict[str, Any]", file_system.call_s3(operation, **arguments))
+
+        return self._call("write", name, request)
 
     def _put_if(self, name: str, data: bytes | memoryview, version: str | None) -> str | None:
         """PUT if the object is at `version` (None: absent): its new version, None if it is not."""
         mark = uuid.uuid4().hex
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+        if version is None and len(data) > _PART_BYTES and self.info(name) is not None:
+            return None  # which the store would say too, but only behind the last part
         try:
             return _version(self._put(name, data, Metadata={_MARK: mark}, **condition))
         except (s3_errors.ConditionFailedError, StorageNotFoundError) as error:

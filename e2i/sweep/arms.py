@@ -5,7 +5,7 @@ an MLP of the width that the MLP arm has there.
 
 | arm | audio head | sees |
 |---|---|---|
-| `linear` | one linear layer, which has no width: it stays as it is at every budget | the embedding |
+| `linear` | one linear layer: it has no width, so it stays as it is | the embedding |
 | `mlp` | MLP with one hidden layer | the embedding |
 | `mlp-decoded` | the same | the embedding decoded from its 8-bit pseudo-image |
 | `cnn-native` | CNN with global average pooling | the pseudo-image, one pixel a cell |
@@ -33,6 +33,7 @@ from e2i.cache.embeddings import CachedEmbeddings
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.images.fold import decode_images, encode_images
+from e2i.images.standardization import Standardization
 from e2i.sweep.config import ArmName, SweepConfig
 from e2i.training.pseudo_images import LoadStored
 
@@ -57,8 +58,6 @@ ARM_EXPLANATIONS: dict[ArmName, str] = {
     "cnn-unpooled": "convolutions at native size without global pooling, so that places count",
 }
 """What each is, in half a sentence."""
-
-_NATIVE = ImagesConfig(image_size="native")
 
 
 def is_vision(arm: ArmName) -> bool:
@@ -87,13 +86,23 @@ def arm_heads(arm: ArmName, config: SweepConfig) -> HeadsConfig:
     )
 
 
-def seen_by(arm: ArmName, cache: CachedEmbeddings, seed: int) -> CachedEmbeddings:
-    """A cache as an arm sees it: where that is not the plain one, its audio fingerprint says so."""
+def seen_by(
+    arm: ArmName, cache: CachedEmbeddings, seed: int, standardization: Standardization | None
+) -> CachedEmbeddings:
+    """A cache as an arm sees it: where that is not the plain one, its audio fingerprint says so.
+
+    Args:
+        arm: which.
+        cache: as it is stored.
+        seed: of the permutation.
+        standardization: of the training clips, where the heads standardize; the images that
+            `mlp-decoded` decodes are folded from what comes out, as the CNNs' are.
+    """
     if arm == "mlp-decoded":
-        decoded = decode_images(encode_images(cache.audio, _NATIVE, cache.clip_ids))
-        return replace(
-            cache, audio=decoded, audio_fingerprint=f"{cache.audio_fingerprint}-decoded"
-        )
+        images = ImagesConfig(image_size="native", standardize=standardization is not None)
+        encoded = encode_images(cache.audio, images, cache.clip_ids, standardization)
+        decoded = decode_images(encoded, standardization)
+        return replace(cache, audio=decoded, audio_fingerprint=f"{cache.audio_fingerprint}-decoded")
     if arm == "cnn-permuted":
         return replace(cache, audio_fingerprint=f"{cache.audio_fingerprint}-permuted-{seed}")
     return cache
@@ -104,8 +113,11 @@ def images_for(arm: ArmName, seed: int) -> LoadStored | None:
     if arm != "cnn-permuted":
         return None
 
-    def load(cache: CachedEmbeddings, config: ImagesConfig) -> NDArray[np.uint8]:
-        return permuted_cells(encode_images(cache.audio, config, cache.clip_ids).pixels, seed)
+    def load(
+        cache: CachedEmbeddings, config: ImagesConfig, by: Standardization | None
+    ) -> NDArray[np.uint8]:
+        images = encode_images(cache.audio, config, cache.clip_ids, by)
+        return permuted_cells(images.pixels, seed)
 
     return load
 

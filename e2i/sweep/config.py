@@ -132,8 +132,8 @@ class SweepConfig(Configuration):
     )
     standardize_input: bool = Field(
         True,
-        description="Give each input dimension, or pixel, mean 0 and deviation 1 over the training "
-        "clips.",
+        description="Give each dimension of the embeddings mean 0 and deviation 1 over the "
+        "training clips; pseudo-images are folded from what comes out.",
     )
     metric: SweepMetric = Field(
         "text_to_audio_mAP@10",
@@ -152,7 +152,9 @@ class SweepConfig(Configuration):
         le=1_000_000,
         description="Resamples of seeds and clips behind the intervals of the differences.",
     )
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = Field(
+        SearchConfig(), description="The ranges that the trials' settings are drawn from."
+    )
     seed: int = Field(
         13,
         ge=0,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.errors import ConfigError
+from e2i.images.standardization import Standardization
 from e2i.training.config import TrainingConfig
 from e2i.training.exclusion import Exclusions
 from e2i.training.holdout import hold_out
@@ -36,13 +37,15 @@ class SweepData:
         train: caches to train on, at least one.
         validation: to select by.
         evaluation: to score the winners on.
-        digest: of all of them; equal data has an equal one.
+        standardization: statistics of the training clips.
+        digest: of all parts; equal data has an equal one.
         notes: what was held out or left out, in sentences.
     """
 
     train: tuple[CachedEmbeddings, ...]
     validation: CachedEmbeddings
     evaluation: CachedEmbeddings
+    standardization: Standardization
     digest: str
     notes: tuple[str, ...]
 
@@ -113,7 +116,14 @@ def sweep_data(
         )
         raise ConfigError(message)
     parts = (*caches, validation, evaluation)
-    return SweepData(tuple(caches), validation, evaluation, _digest(parts), tuple(notes))
+    return SweepData(
+        train=tuple(caches),
+        validation=validation,
+        evaluation=evaluation,
+        standardization=Standardization.of(np.concatenate([cache.audio for cache in caches])),
+        digest=_digest(parts),
+        notes=tuple(notes),
+    )
 
 
 def of_clips(cache: CachedEmbeddings, clips: NDArray[np.int64]) -> CachedEmbeddings:

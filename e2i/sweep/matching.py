@@ -6,8 +6,8 @@ budget, and the hidden layer behind them takes the rest; where that rest cannot 
 tolerance, fewer channels are tried. A linear layer has nothing to widen and is left as it is. The
 text head's width is the MLP arm's, whatever the arm.
 
-Heads are made on torch's "meta" device, without memory: the counts are of the modules themselves,
-not of a formula beside them.
+Parameters are counted on torch's "meta" device, without memory, and operations in a forward pass
+of unset weights: the counts are of the modules themselves, not of a formula beside them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from e2i.images.fold import NUM_CHANNELS, image_side
 from e2i.sweep.arms import ARM_WORDS, arm_heads, is_vision
 from e2i.sweep.config import ArmName, SweepConfig
 
+_CPU = torch.device("cpu")
 _META = torch.device("meta")
 _WIDEST = 65_536
 _MOST_CHANNELS = 1_024
@@ -88,13 +89,13 @@ def match_heads(
             "out."
         )
         raise ConfigError(message)
-    made = unset_heads(heads, audio_dim, text_dim, _META)
+    made = unset_heads(heads, audio_dim, text_dim, _CPU)
     return MatchedHeads(
         heads=heads,
         parameters=count,
         text_parameters=_parameters(made.text),
         flops=count_flops(made.audio, _one_input(heads, audio_dim)),
-        text_flops=count_flops(made.text, torch.empty((1, text_dim), device=_META)),
+        text_flops=count_flops(made.text, torch.zeros((1, text_dim))),
         is_matched=is_matched,
     )
 
@@ -120,9 +121,9 @@ def count_flops(head: Head, one: torch.Tensor) -> int:
 
 def _one_input(heads: HeadsConfig, audio_dim: int) -> torch.Tensor:
     if heads.input_type != "vision":
-        return torch.empty((1, audio_dim), device=_META)
+        return torch.zeros((1, audio_dim))
     side = image_side(audio_dim, heads.images())
-    return torch.empty((1, NUM_CHANNELS, side, side), dtype=torch.uint8, device=_META)
+    return torch.zeros((1, NUM_CHANNELS, side, side), dtype=torch.uint8)
 
 
 def _parameters(head: Head) -> int:

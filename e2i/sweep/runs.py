@@ -20,9 +20,10 @@ import torch
 from pydantic import Field, ValidationError
 
 import e2i
+from e2i.cache.embeddings import CachedEmbeddings
 from e2i.configuration import Configuration
 from e2i.device import resolve_device
-from e2i.errors import RunFailedError, StorageNotFoundError
+from e2i.errors import ConfigError, RunFailedError, StorageNotFoundError
 from e2i.heads.build import seeded_generator
 from e2i.heads.checkpoint import Checkpoint, checkpoint_bytes
 from e2i.heads.config import HeadsConfig
@@ -92,8 +93,9 @@ def planned_trials(config: SweepConfig, data: SweepData) -> list[SweepRun]:
     """All trials of a sweep, arm by arm and budget by budget.
 
     Raises:
-        ConfigError: an arm cannot be brought to a budget.
+        ConfigError: an arm cannot be brought to a budget, or there is too little to evaluate on.
     """
+    _require_candidates(config, data)
     runs = []
     for budget in config.budgets:
         for arm in config.arms:
@@ -197,8 +199,8 @@ def make_run(
     trained = None
     try:
         trained = train_heads(
-            [seen_by(run.arm, cache, run.view_seed) for cache in data.train],
-            seen_by(run.arm, data.validation, run.view_seed),
+            [_seen(run, cache, data) for cache in data.train],
+            _seen(run, data.validation, data),
             run.heads,
             run.training,
             record,
@@ -229,13 +231,17 @@ def make_run(
 
 
 def stored_result(run: SweepRun, digest: str, folder: Folder) -> RunResult | None:
-    """What came of a run, if it was made before; None where it was not, or cannot be read."""
+    """What came of a run, if it was made before; None where it was not, or not all is there."""
     fingerprint = run.fingerprint(digest)
     try:
         result = RunResult.model_validate_json(folder.read(f"{FOLDER}/{fingerprint}.json"))
     except (StorageNotFoundError, ValidationError):
         return None
-    return result.model_copy(update={"name": run.name}) if not _lacks(result, run) else None
+    if run.kind == "winner":
+        parts = (checkpoint_name(result), *result.queries.values())
+        if not result.queries or any(folder.info(name) is None for name in parts):
+            return None
+    return result.model_copy(update={"name": run.name})
 
 
 def steps_an_epoch(data: SweepData, batch_size: int) -> int:
@@ -249,8 +255,18 @@ def checkpoint_name(result: RunResult) -> str:
     return f"{FOLDER}/{result.fingerprint}.safetensors"
 
 
-def _lacks(result: RunResult, run: SweepRun) -> bool:
-    return run.kind == "winner" and not result.queries
+def _require_candidates(config: SweepConfig, data: SweepData) -> None:
+    """Refuse an evaluation on which the metric says nothing, before anything is trained."""
+    of_text, cutoff = config.metric.startswith("text"), int(config.metric.rpartition("@")[2])
+    evaluation = data.evaluation
+    candidates = len(evaluation.clip_ids if of_text else evaluation.caption_ids)
+    if candidates <= cutoff:
+        message = (
+            f"the evaluation is too small for {config.metric}: got {candidates} candidates, "
+            f"expected more than {cutoff}. Give a larger cache as --eval-cache-dir, or hold less "
+            "out of more clips."
+        )
+        raise ConfigError(message)
 
 
 def _training(config: SweepConfig, data: SweepData, drawn: dict[str, float]) -> TrainingConfig:
@@ -266,13 +282,19 @@ def _training(config: SweepConfig, data: SweepData, drawn: dict[str, float]) -> 
     )
 
 
+def _seen(run: SweepRun, cache: CachedEmbeddings, data: SweepData) -> CachedEmbeddings:
+    """A part of the sweep as the run's arm sees it."""
+    by = data.standardization if run.heads.standardize_input else None
+    return seen_by(run.arm, cache, run.view_seed, by)
+
+
 def _scored(
     run: SweepRun, checkpoint: Checkpoint, data: SweepData, folder: Folder, fingerprint: str
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Scores of a winner on the evaluation part; its checkpoint and tables are stored."""
     scored = evaluate_checkpoint(
         checkpoint,
-        seen_by(run.arm, data.evaluation, run.view_seed),
+        _seen(run, data.evaluation, data),
         _NO_INTERVALS,
         device=run.training.device,
         load_stored=images_for(run.arm, run.view_seed),

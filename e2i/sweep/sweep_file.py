@@ -116,15 +116,18 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-class _EachKeyOnce(yaml.SafeLoader):
+class _EachKeyOnce(yaml.SafeLoader):  # type: ignore[misc]
     """YAML without tags that make objects, and without keys that stand twice."""
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
     ) -> dict[Hashable, object]:
         """A mapping; refuses a key that stands twice."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} twice", node.start_mark
+                )
+        mapping: dict[Hashable, object] = super().construct_mapping(node, deep)
+        return mapping

@@ -16,7 +16,7 @@ class TrackingConfig(Configuration):
 
     log_dir: str = Field(
         "logs",
-        description="Folder or URL of the logs, train/<run name>.jsonl and eval/<run name>.jsonl. "
+        description="Folder or URL of the logs: train, eval or finetune/<run name>.jsonl. "
         "Empty: the folder logs of the store.",
     )
     run_name: str = Field(
@@ -38,4 +38,11 @@ class TrackingConfig(Configuration):
         max_length=128,
         pattern=r"^[^/\\#?%:\x00-\x1f]*$",
         description="Project of the run at Weights & Biases.",
+    )
+    wandb_group: str = Field(
+        "",
+        max_length=128,
+        pattern=r"^[^/\\#?%:\x00-\x1f]*$",
+        description="Group of the run at Weights & Biases. Empty: the name of the flow run, which "
+        "says the data set and the encoders.",
     )

@@ -1,10 +1,11 @@
 """A run's log as a file of JSON objects, one a line.
 
 Conventions: `kind` tells what a line is. First `configuration` (`time`, `run`, `run_id`,
-`e2i_version`, `config`), then one `step` each (`time`, `step`, and the values by name), last
-`summary` (`time`, `status`, `values`); a file without a summary is of a run that was killed or
-still goes on. A number that JSON lacks (NaN, infinity) is null. A run that is tried again, or
-another one under the same name, adds its lines to the file, from a `configuration` on.
+`e2i_version`, `config`), then one `step` each (`time`, `step`, and the values by name), an
+`artifact` for what lies in the store (`name`, `artifact`, `url`, `sha256`, `facts`), last `summary`
+(`time`, `status`, `values`); a file without a summary is of a run that was killed or still goes on.
+A number that JSON lacks (NaN, infinity) is null. A run that is tried again, or another one under
+the same name, adds its lines to the file, from a `configuration` on.
 
 On the local disk a line is appended as it comes. Object stores cannot append: there the whole
 file, which is small, is put anew, at most once a second while steps are logged, so that a killed
@@ -25,7 +26,7 @@ from typing import Protocol
 import e2i
 from e2i.errors import StaleWriteError, StorageNotFoundError
 from e2i.storage import Folder
-from e2i.tracking.tracker import Status
+from e2i.tracking.tracker import Status, StoredArtifact
 
 PUT_EVERY_S = 1.0
 _TRIES = 5
@@ -47,8 +48,13 @@ class JsonLines:
             if folder.local_path is None
             else _LocalFile(folder.local_path / f"{run_name}.jsonl")
         )
+        self._url = f"{folder.url.rstrip('/')}/{run_name}.jsonl"
         self._run = {"run": run_name, "run_id": run_id, "e2i_version": e2i.__version__}
         self._summary: dict[str, float | None] = {}
+
+    def links(self) -> Mapping[str, str]:
+        """The file."""
+        return {"log": self._url}
 
     def start(self, config: Mapping[str, object]) -> None:
         """Write the configuration.
@@ -66,6 +72,11 @@ class JsonLines:
     def summary(self, values: Mapping[str, float]) -> None:
         """Keep for the last line."""
         self._summary |= _numbers(values)
+
+    def artifact(self, artifact: StoredArtifact) -> None:
+        """Write where it lies."""
+        entry = artifact.as_entry()
+        self._write({**entry, "kind": "artifact", "artifact": artifact.kind}, now=True)
 
     def finish(self, status: Status) -> None:
         """Write the summary."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,9 @@ from e2i.storage import Folder
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.jsonl import JsonLines
 from e2i.tracking.tracker import Tracker, Trackers, Warn
-from e2i.tracking.wandb_run import WandbAccess, WandbRun, choose_mode
+from e2i.tracking.wandb_run import RunLabels, WandbAccess, WandbRun, choose_mode
 
-Kind = Literal["train", "eval", "finetune"]
+Kind = Literal["train", "eval", "finetune", "sweep"]
 SHORT_ID = 8
 
 
@@ -25,10 +25,12 @@ class RunIdentity:
     Attributes:
         id: the same when the run is tried again; letters, digits, `-` and `_`.
         started: when it began, the same when it is tried again.
+        labels: what it is found and grouped by.
     """
 
     id: str
     started: dt.datetime
+    labels: RunLabels = field(default_factory=RunLabels)
 
     @property
     def default_name(self) -> str:
@@ -38,7 +40,11 @@ class RunIdentity:
 
 
 def open_tracker(
-    kind: Kind, config: TrackingConfig, run: RunIdentity, wandb_access: WandbAccess, warn: Warn
+    kind: Kind,
+    config: TrackingConfig,
+    run: RunIdentity,
+    wandb_access: WandbAccess,
+    warn: Warn,
 ) -> Trackers:
     """A tracker for one run, that never raises; call its `start`, or use `tracked`.
 
@@ -50,18 +56,26 @@ def open_tracker(
         warn: told of what cannot be logged.
     """
     name = config.run_name or run.default_name
-    trackers: dict[str, Tracker] = {}
+    trackers: dict[str, Tracker] = {}  # W&B first, as its address is known when it has started
+    lines: JsonLines | None = None
+    local: Path | None = None
     try:
         logs = Folder(config.log_dir)
-        trackers["the log file"] = JsonLines(logs.folder(kind), name, run.id)
-        local = logs.local_path
+        lines, local = JsonLines(logs.folder(kind), name, run.id), logs.local_path
     except (OSError, ValueError) as error:
         warn(f"the log file is off for this run: {error}")
-        local = None
     mode = choose_mode(config.wandb_mode, wandb_access)
     if mode != "disabled":
         folder = local or Path(tempfile.gettempdir()) / "e2i-logs"
         trackers["W&B"] = WandbRun(
-            mode, config.wandb_project, run_name=name, run_id=run.id, folder=folder, warn=warn
+            mode,
+            config.wandb_project,
+            run_name=name,
+            run_id=run.id,
+            folder=folder,
+            warn=warn,
+            labels=run.labels,
         )
+    if lines is not None:
+        trackers["the log file"] = lines
     return Trackers(trackers, warn)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 
 Status = Literal["completed", "failed", "interrupted"]
@@ -21,8 +22,34 @@ _SECRET_NAME = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|api_
 _SHOWN_CHARACTERS = 300
 
 
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """What a run left in the store, or took from it: logged by where it lies, never copied.
+
+    Attributes:
+        name: what it is called in the logs: letters, digits, `-`, `_` and `.`.
+        kind: `model`, `scores` or `cache`.
+        url: its location.
+        sha256: of its bytes, or of the file that names them; empty where that is not known.
+        facts: what a reader wants to know of it, such as fingerprints.
+    """
+
+    name: str
+    kind: str
+    url: str
+    sha256: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def as_entry(self) -> dict[str, object]:
+        """Plain values, without credentials."""
+        return shareable(asdict(self))
+
+
 class Tracker(Protocol):
-    """One run's log: `start`, then any number of `log` and `summary`, then `finish`."""
+    """One run's log: `start`, any number of `log`, `summary` and `artifact`, then `finish`."""
+
+    def links(self) -> Mapping[str, str]:
+        """Where the log can be looked at, by what it is; as far as it is known by now."""
 
     def start(self, config: Mapping[str, object]) -> None:
         """Begin, with the run's configuration."""
@@ -32,6 +59,9 @@ class Tracker(Protocol):
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Add to what the whole run came to."""
+
+    def artifact(self, artifact: StoredArtifact) -> None:
+        """Name something that lies in the store."""
 
     def finish(self, status: Status) -> None:
         """End; nothing is logged afterwards."""
@@ -49,11 +79,25 @@ class Trackers:
         """
         self._trackers = dict(trackers)
         self._warn = warn
+        self._links: dict[str, str] = {}
+
+    def links(self) -> Mapping[str, str]:
+        """Where all of them can be looked at."""
+        return dict(self._links)
 
     def start(self, config: Mapping[str, object]) -> None:
-        """Begin everywhere."""
+        """Begin everywhere; each is told where the others are, as far as that is known."""
         shown = shareable(config)
-        self._each(lambda tracker: tracker.start(shown))
+        given = shown.pop("links", {})
+        known = dict(given) if isinstance(given, Mapping) else {}
+        self._each(lambda tracker: self._links.update(tracker.links()))
+
+        def begin(tracker: Tracker) -> None:
+            links = {**known, **self._links}
+            tracker.start({**shown, "links": links} if links else shown)
+            self._links.update(tracker.links())
+
+        self._each(begin)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log one step everywhere."""
@@ -62,6 +106,10 @@ class Trackers:
     def summary(self, values: Mapping[str, float]) -> None:
         """Add to the summary everywhere."""
         self._each(lambda tracker: tracker.summary(values))
+
+    def artifact(self, artifact: StoredArtifact) -> None:
+        """Name something that lies in the store, everywhere."""
+        self._each(lambda tracker: tracker.artifact(artifact))
 
     def finish(self, status: Status) -> None:
         """End everywhere."""

@@ -7,11 +7,13 @@ Decides: W&B never asks, hangs or fails a run.
   state it cannot ask at a terminal.
 - Before going online the server is asked for any answer. Where none comes in time, or the run
   cannot be started there, it is kept offline, and where that cannot be, W&B is off.
-- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, ending 6 s. What
-  takes longer is left behind, and so are all later calls. Importing wandb is not counted.
+- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, an artifact 4 s,
+  ending 6 s. What takes longer is left behind, and so are all later calls. Importing wandb is not
+  counted.
 - Steps are numbered by W&B; ours are its value `step`, and the axis of its charts. So a step is
   a row of its own as soon as it is logged, and a retry goes on in the run that has its id. A run
   that is killed loses what it logged in its last second.
+- What lies in the store is logged by reference: its URL and its digest, without asking the store.
 - Neither source code, git remotes, command lines nor package lists are recorded: they may hold
   tokens.
 
@@ -21,26 +23,29 @@ Source: wandb 0.31 `sdk/wandb_settings.py`, `sdk/wandb_init.py`, `errors/term.py
 from __future__ import annotations
 
 import contextlib
-import queue
+import re
 import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from e2i.errors import RunFailedError
+from e2i.tracking.bounded_calls import Worker
 from e2i.tracking.config import WandbMode
-from e2i.tracking.tracker import Status, Warn, described
+from e2i.tracking.tracker import Status, StoredArtifact, Warn, described, without_credentials
 
 if TYPE_CHECKING:
     import wandb
 
 START_LIMIT_S = 12.0
 LOG_LIMIT_S = 2.0
+ARTIFACT_LIMIT_S = 4.0
 FINISH_LIMIT_S = 6.0
+_LONGEST_TAG = 64
 _ANSWER_S = 3.0
 _INIT_S = 5.0
 _UPLOAD_S = 4.0
@@ -70,6 +75,21 @@ class WandbAccess:
     has_key: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RunLabels:
+    """What a run is found and grouped by.
+
+    Attributes:
+        job_type: what it does, such as `train-projection`.
+        group: runs that belong together.
+        tags: data set, split, encoders, …
+    """
+
+    job_type: str = ""
+    group: str = ""
+    tags: tuple[str, ...] = ()
+
+
 def choose_mode(wanted: WandbMode, access: WandbAccess) -> Mode:
     """The mode asked for, else that of the environment, else online with a key, else offline."""
     if wanted != "auto":
@@ -83,7 +103,15 @@ class WandbRun:
     """A run at W&B, in the mode that can be had."""
 
     def __init__(
-        self, mode: Mode, project: str, *, run_name: str, run_id: str, folder: Path, warn: Warn
+        self,
+        mode: Mode,
+        project: str,
+        *,
+        run_name: str,
+        run_id: str,
+        folder: Path,
+        warn: Warn,
+        labels: RunLabels = RunLabels(),
     ) -> None:
         """Describe the run; nothing happens before `start`.
 
@@ -94,6 +122,7 @@ class WandbRun:
             run_id: which run; one that is there already goes on.
             folder: where wandb makes its folder `wandb`.
             warn: told when the run cannot be had online.
+            labels: what it is found and grouped by.
         """
         self._mode = mode
         self._project = project
@@ -101,8 +130,15 @@ class WandbRun:
         self._run_id = run_id
         self._folder = folder
         self._warn = warn
-        self._worker = _Worker()
+        self._labels = labels
+        self._worker = Worker()
         self._run: wandb.Run | None = None
+
+    def links(self) -> Mapping[str, str]:
+        """The run's page, or the folder that it is kept in."""
+        if self._run is None:
+            return {}
+        return {"wandb": self._run.url or str(Path(self._run.dir).parent)}
 
     def start(self, config: Mapping[str, object]) -> None:
         """Start or go on with the run; where it cannot be had online, offline.
@@ -139,6 +175,17 @@ class WandbRun:
             shown = dict(values)
             self._worker.call(lambda: run.summary.update(shown), LOG_LIMIT_S, "log a summary")
 
+    def artifact(self, artifact: StoredArtifact) -> None:
+        """Log a reference to what lies in the store; nothing is read, copied or uploaded of it.
+
+        Raises:
+            RunFailedError: it took too long.
+        """
+        if (run := self._run) is not None:
+            self._worker.call(
+                lambda: run.log_artifact(_reference(artifact)), ARTIFACT_LIMIT_S, "log an artifact"
+            )
+
     def finish(self, status: Status) -> None:
         """End the run; what could not be uploaded in time stays in its folder.
 
@@ -162,7 +209,7 @@ class WandbRun:
 
     def _open(self, config: dict[str, Any]) -> wandb.Run:
         if self._mode == "online":
-            reason = self._no_answer()
+            reason = no_answer_from_wandb(self._folder)
             if not reason:
                 try:
                     return self._init("online", config)
@@ -176,25 +223,19 @@ class WandbRun:
             )
         return self._init("offline", config)
 
-    def _no_answer(self) -> str:
-        """Why there is no answer from the server that wandb would go to; empty where there is."""
-        import wandb  # noqa: PLC0415
-
-        # Disabled, its settings are read without starting its service, which would wait for the
-        # server at the end of the process.
-        settings = wandb.setup(self._settings("disabled")).settings
-        return _no_answer(settings.base_url, settings.https_proxy)
-
     def _init(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
         import wandb  # noqa: PLC0415
 
         _disable_telemetry()
-        settings = self._settings(mode)
+        settings = _settings(mode, self._folder)
         wandb.setup(settings)
         run = wandb.init(
             project=self._project,
             name=self._run_name,
             id=self._run_id,
+            group=self._labels.group or None,
+            job_type=self._labels.job_type or None,
+            tags=_tags(self._labels.tags),
             resume="allow",
             reinit="create_new",
             settings=settings,
@@ -204,26 +245,81 @@ class WandbRun:
         run.define_metric("*", step_metric="step")
         return run
 
-    def _settings(self, mode: Mode) -> wandb.Settings:
-        import wandb  # noqa: PLC0415
 
-        return wandb.Settings(
-            mode=mode,
-            root_dir=str(self._folder),
-            silent=True,
-            quiet=True,
-            console="off",
-            init_timeout=_INIT_S,
-            finish_timeout=_UPLOAD_S,
-            finish_timeout_raises=True,
-            x_service_wait=_INIT_S,
-            x_transaction_log_flush_interval=_FLUSH_S,
-            disable_code=True,
-            disable_git=True,
-            save_code=False,
-            x_disable_meta=True,
-            x_save_requirements=False,
+def no_answer_from_wandb(folder: Path) -> str:
+    """Why there is no answer from the server that wandb would go to; empty where there is.
+
+    Args:
+        folder: that wandb may write to.
+    """
+    import wandb  # noqa: PLC0415
+
+    # Disabled, its settings are read without starting its service, which would wait for the
+    # server at the end of the process.
+    settings = wandb.setup(_settings("disabled", folder)).settings
+    return _no_answer(settings.base_url, settings.https_proxy)
+
+
+def silence(folder: Path) -> None:
+    """Have wandb neither print nor ask nor report, and write to this folder alone."""
+    import wandb  # noqa: PLC0415
+
+    _disable_telemetry()
+    wandb.setup(_settings("online", folder))
+
+
+def _settings(mode: Mode, folder: Path) -> wandb.Settings:
+    import wandb  # noqa: PLC0415
+
+    return wandb.Settings(
+        mode=mode,
+        root_dir=str(folder),
+        silent=True,
+        quiet=True,
+        console="off",
+        init_timeout=_INIT_S,
+        finish_timeout=_UPLOAD_S,
+        finish_timeout_raises=True,
+        x_service_wait=_INIT_S,
+        x_transaction_log_flush_interval=_FLUSH_S,
+        disable_code=True,
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_save_requirements=False,
+    )
+
+
+def _tags(words: Sequence[str]) -> list[str]:
+    """Each once, and short enough for W&B."""
+    return list(dict.fromkeys(word[:_LONGEST_TAG] for word in words if word))
+
+
+def _reference(artifact: StoredArtifact) -> wandb.Artifact:
+    """An artifact that points to the store.
+
+    wandb's own way to make a reference asks the store for it, with a client and credentials of its
+    own; what it would find out is known here.
+    """
+    import wandb  # noqa: PLC0415
+    from wandb.sdk.artifacts.artifact_manifest_entry import (  # noqa: PLC0415
+        ArtifactManifestEntry,
+    )
+
+    entry = artifact.as_entry()
+    url = without_credentials(artifact.url)
+    made = wandb.Artifact(
+        re.sub(r"[^A-Za-z0-9_.-]+", "-", artifact.name), type=artifact.kind, metadata=entry
+    )
+    made.manifest.add_entry(
+        ArtifactManifestEntry(
+            path=url.rstrip("/").rsplit("/", 1)[-1],
+            digest=artifact.sha256 or url,
+            ref=url if "://" in url else Path(url).absolute().as_uri(),
+            size=0,
         )
+    )
+    return made
 
 
 def _disable_telemetry() -> None:
@@ -272,52 +368,3 @@ def _no_answer(url: str, proxy: str | None) -> str:
     thread.start()
     thread.join(_ANSWER_S)
     return found[0] if found else f"no answer from {url} within {_ANSWER_S:.0f} s."
-
-
-class _Worker:
-    """A thread that calls one thing after the other, and is left behind when one takes too long."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def call(self, function: Callable[[], Any], limit_s: float, what: str) -> Any:  # noqa: ANN401
-        """Call it there, and wait.
-
-        Raises:
-            RunFailedError: it took too long.
-            Exception: whatever it raises.
-        """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="wandb-run", daemon=True)
-            self._thread.start()
-        done = threading.Event()
-        results: list[Any] = []
-        errors: list[Exception] = []
-
-        def run() -> None:
-            try:
-                results.append(function())
-            except Exception as error:
-                errors.append(error)
-            finally:
-                done.set()
-
-        self._calls.put(run)
-        if not done.wait(limit_s):
-            self.end()
-            raise RunFailedError(
-                f"W&B took too long to {what}: got no end within {limit_s:.0f} s, expected one. "
-                "Use --wandb-mode offline."
-            )
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    def end(self) -> None:
-        """Let the thread end after what it is at."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()

@@ -90,6 +90,13 @@ class TrainingConfig(Configuration):
         "text_to_audio_mAP@10",
         description="Validation metric that the best epoch is chosen by, the earliest on ties.",
     )
+    window_dropout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of a clip's windows left out at each step of training, one at least "
+        "kept; takes a cache made with --store-windows.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="What training multiplies in; weights, loss and all scores stay float32.",

@@ -17,8 +17,10 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -27,6 +29,8 @@ from e2i.errors import RunFailedError
 from e2i.heads.build import ProjectionHeads, seeded_generator
 from e2i.heads.cnn import UnsetBatchNorm
 from e2i.heads.config import HeadsConfig
+from e2i.heads.pooling import windows_dropped
+from e2i.images.standardization import Standardization
 from e2i.losses import contrastive_loss, positives_from_clips
 from e2i.training.batches import DistinctClipBatches, EpochPlan, RandomPairBatches
 from e2i.training.config import TrainingConfig
@@ -92,13 +96,15 @@ class TrainingRun:
         self._model = model.to(device)
         self.config = config
         self._device = device
-        self._pairs: PairTensors = parts.train.to(device, heads)
-        model.audio.fit_standardization(self._pairs.audio)
-        model.text.fit_standardization(self._pairs.text)
-        self._validation = Validation(parts.validation.to(device, heads), config)
-        pair_clip = torch.from_numpy(parts.train.pair_clip)
+        if heads.standardize_input:
+            model.audio.standardize_by(Standardization.of(parts.train.audio))
+            model.text.standardize_by(Standardization.of(parts.train.text))
+        by = model.audio.standardization
+        self._pairs: PairTensors = parts.train.to(device, heads, by)
+        self._validation = Validation(parts.validation.to(device, heads, by), config)
+        self._pair_clip = torch.from_numpy(parts.train.pair_clip)
         plan = RandomPairBatches if config.repeat_clips else DistinctClipBatches
-        self._batches = plan(pair_clip, config.batch_size)
+        self._batches = plan(self._pair_clip, config.batch_size)
         self._order = seeded_generator(config.seed, "batches")
         self._dropout = seeded_generator(config.seed, "dropout", device)
         self._optimizer = _optimizer(model, config, device)
@@ -165,16 +171,19 @@ class TrainingRun:
         """One optimizer step a batch; the mean loss over pairs."""
         model, pairs = self._model, self._pairs
         total = torch.zeros((), device=self._device)
-        for batch, lr in zip(plan, lrs, strict=True):
+        longest = self._longest(plan)
+        for number, (batch, lr) in enumerate(zip(plan, lrs, strict=True)):
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
-            clips = pairs.pair_clip[batch]
+            clips = pairs.pair_clip.index_select(0, batch)  # several times as fast as [batch]
+            heard = self._heard(clips, longest[number] if longest else 0)
             with torch.autocast(
                 self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
             ):
-                audio = model.project_audio(pairs.audio[clips], self._dropout)
-                text = model.project_text(pairs.text[batch], self._dropout)
-            loss = contrastive_loss(audio, text, positives_from_clips(clips), model.logit_scale)
+                audio = model.project_audio(heard, self._dropout)
+                text = model.project_text(pairs.text.index_select(0, batch), self._dropout)
+            positives = positives_from_clips(clips) if self.config.repeat_clips else None
+            loss = contrastive_loss(audio, text, positives, model.logit_scale)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -183,10 +192,27 @@ class TrainingRun:
             total += loss.detach() * len(batch)
         return float(total) / len(plan.order)
 
+    def _longest(self, plan: EpochPlan) -> list[int]:
+        """Most windows of a clip in each batch; empty where windows are not looked at."""
+        if self._pairs.windows is None:
+            return []
+        counts = self._pairs.windows.counts[self._pair_clip[plan.order.cpu()]]
+        return [int(part.max()) for part in torch.split(counts, list(plan.sizes))]
+
+    def _heard(self, clips: Tensor, longest: int) -> Tensor:
+        """What the audio head is given for a batch."""
+        pairs = self._pairs
+        if pairs.windows is None:
+            return pairs.audio.index_select(0, clips)
+        windows = pairs.windows.batch(clips, longest)
+        kept = windows_dropped(windows, self.config.window_dropout, self._dropout)
+        return self._model.pool(kept)
+
     def state(self) -> TrainingState:
         """All that the next epoch depends on, as copies."""
         tensors = {f"model.{name}": it for name, it in _on_cpu(self._model.state_dict()).items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        if not self.history[-1].is_best:  # else they are those of the model
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         for index, moments in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": it for name, it in _on_cpu(moments).items()}
         tensors["generator.batches"] = self._order.get_state()
@@ -200,7 +226,7 @@ class TrainingRun:
     def restore(self, state: TrainingState) -> None:
         """Become the run that the state was taken from, which has to be of the same fingerprint."""
         self._model.load_state_dict(state.below("model"))
-        self.best_weights = state.below("best")
+        self.best_weights = state.below("best") or state.below("model")
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.below("optimizer").items():
             index, _, moment = name.partition(".")
@@ -237,7 +263,10 @@ def training_fingerprint(
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for part in (parts.train, parts.validation):
-        for array in (part.audio, part.text, part.pair_clip):
+        arrays: list[NDArray[Any]] = [part.audio, part.text, part.pair_clip]
+        if part.windows is not None:
+            arrays += [part.windows.rows, part.windows.counts, part.windows.shares]
+        for array in arrays:
             digest.update(str(array.shape).encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
@@ -252,6 +281,8 @@ def _optimizer(
 ) -> torch.optim.AdamW:
     """AdamW; a learned logit scale is not decayed, since 0 is nothing that it should drift to."""
     decayed = [*model.audio.parameters(), *model.text.parameters()]
+    if model.pooling is not None:
+        decayed += model.pooling.parameters()
     groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": config.weight_decay}]
     if config.learn_temperature:
         groups.append({"params": [model.logit_scale], "weight_decay": 0.0})

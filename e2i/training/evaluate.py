@@ -29,6 +29,7 @@ from e2i.training.joint_space import JointSpace, all_pairs
 from e2i.training.pairs import Pairs, cache_name, check_alike, check_embeddings, clip_keys
 from e2i.training.pseudo_images import LoadStored
 from e2i.training.scored_clips import clips_to_score, require_strangers
+from e2i.training.windows import LoadWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ def evaluate_checkpoint(
     batch_size: int = 1024,
     device: str = "auto",
     load_stored: LoadStored | None = None,
+    load_windows: LoadWindows | None = None,
     extras: Extras = Extras(),
 ) -> Evaluation:
     """Retrieval scores of a checkpoint on a cache.
@@ -106,6 +108,7 @@ def evaluate_checkpoint(
         device: a device's name, or `auto`.
         load_stored: reads the cache's stored pseudo-images, where a CNN was told to take them from
             there. Without it images are generated: the same pixels.
+        load_windows: reads the cache's stored windows, for heads that pool them.
         extras: more checkpoints, candidates and relevant clips, and a bank of captions.
 
     Raises:
@@ -113,7 +116,7 @@ def evaluate_checkpoint(
             sides have different dimensions.
         SeenClipsError: a checkpoint was trained or selected on clips of this cache, or on
             distractors.
-        CacheError: a cache is empty or holds NaN.
+        CacheError: a cache is empty or holds NaN, or heads pool windows and it holds none.
         FingerprintMismatchError: distractors or bank were made by other encoders.
         ConfigError: no such device, or distractors or bank hold clips of the evaluation.
         DatasetError: the relevance file is of another split.
@@ -127,7 +130,7 @@ def evaluate_checkpoint(
         seen |= require_strangers(extras.distractors, cache, checkpoints, allow_seen=allow_seen)
     scored = _Scored.of(cache, chosen.clips)
     relevant, notes = _relevant(extras, cache, scored)
-    space = JointSpace(checkpoints, batch_size, resolve_device(device), load_stored)
+    space = JointSpace(checkpoints, batch_size, resolve_device(device), load_stored, load_windows)
     texts, audios = _candidates(space, scored, extras.distractors)
     similarity = CosineSimilarity(
         texts, audios, num_captions=len(scored.caption_ids), num_clips=len(scored.clips)

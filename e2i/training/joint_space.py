@@ -6,7 +6,7 @@ Shape letters: C clips, N captions, P projection.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from e2i.heads.checkpoint import Checkpoint
 from e2i.training.pairs import Pairs, clip_keys
 from e2i.training.project import project, project_rows
 from e2i.training.pseudo_images import LoadStored, stored_images
+from e2i.training.windows import LoadWindows, read_all
 
 
 def all_pairs(cache: CachedEmbeddings, images: NDArray[np.uint8] | None = None) -> Pairs:
@@ -40,12 +41,14 @@ class JointSpace:
         batch_size: rows of one forward pass; changes no value.
         device: where the projections lie.
         load_stored: reads stored pseudo-images, where a CNN was told to take them from there.
+        load_windows: reads stored windows, where heads pool them.
     """
 
     checkpoints: Sequence[Checkpoint]
     batch_size: int
     device: torch.device
     load_stored: LoadStored | None
+    load_windows: LoadWindows | None = None
 
     def both(
         self, cache: CachedEmbeddings, clips: NDArray[np.int64]
@@ -54,6 +57,7 @@ class JointSpace:
 
         Raises:
             CheckpointError: a checkpoint does not fit its own configuration.
+            CacheError: heads pool windows, and the cache holds none.
             ImageError: images have to come from the disk, and one is missing or made otherwise.
         """
         if not self.checkpoints:
@@ -61,14 +65,16 @@ class JointSpace:
             return [tensors.text], [tensors.audio]
         texts, audios = [], []
         for checkpoint in self.checkpoints:
-            config = checkpoint.record.heads
+            config, heads = checkpoint.record.heads, checkpoint.heads(self.device)
+            by = heads.audio.standardization
             images = None
             if self.load_stored is not None:
-                images = stored_images([cache], config, self.load_stored)
-            tensors = all_pairs(cache, images).of_clips(clips).to(self.device, config)
-            audio, text = project(
-                checkpoint.heads(self.device), tensors.audio, tensors.text, self.batch_size
-            )
+                images = stored_images([cache], config, self.load_stored, by)
+            pairs = all_pairs(cache, images)
+            if heads.pooling is not None:
+                pairs = replace(pairs, windows=read_all([cache], self.load_windows))
+            tensors = pairs.of_clips(clips).to(self.device, config, by)
+            audio, text = project(heads, tensors.audio_of(heads), tensors.text, self.batch_size)
             texts.append(text)
             audios.append(audio)
         return texts, audios

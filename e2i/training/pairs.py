@@ -6,7 +6,7 @@ Conventions: N pairs, C clips; a clip's audio stands once, pairs point to it by 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.clips import ClipKey
 from e2i.errors import CacheError, ConfigError, FingerprintMismatchError
+from e2i.heads.build import ProjectionHeads
 from e2i.heads.config import HeadsConfig
-from e2i.training.pseudo_images import LoadStored, audio_input, stored_images
+from e2i.images.standardization import Standardization
+from e2i.training.pseudo_images import audio_input
+from e2i.training.windows import ClipWindows, LoadWindows, WindowTensors, read_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Pairs:
         text: float32 (N, D_text), one row a pair.
         pair_clip: int64 (N,), the clip of each pair.
         images: uint8 (C, 3, S, S), stored pseudo-images of the clips, where they were read.
+        windows: of the clips, where they were read.
     """
 
     keys: tuple[ClipKey, ...]
@@ -37,6 +41,7 @@ class Pairs:
     text: NDArray[np.float32]
     pair_clip: NDArray[np.int64]
     images: NDArray[np.uint8] | None = None
+    windows: ClipWindows | None = None
 
     def of_clips(self, clips: NDArray[np.int64]) -> Pairs:
         """These clips with all their captions; `clips` are ascending indices."""
@@ -49,14 +54,34 @@ class Pairs:
             text=self.text[kept],
             pair_clip=new_index[self.pair_clip[kept]],
             images=None if self.images is None else self.images[clips],
+            windows=None if self.windows is None else self.windows.of_clips(clips),
         )
 
-    def to(self, device: torch.device, heads: HeadsConfig = HeadsConfig()) -> PairTensors:
-        """What heads of this configuration take, on a device."""
+    def with_images(self, keys: Sequence[ClipKey], images: NDArray[np.uint8] | None) -> Pairs:
+        """The same with pseudo-images, uint8 (K, 3, S, S), of K clips, all of these among them."""
+        if images is None or tuple(keys) == self.keys:
+            return replace(self, images=images)
+        rows = {key: row for row, key in enumerate(keys)}
+        return replace(self, images=images[[rows[key] for key in self.keys]])
+
+    def to(
+        self,
+        device: torch.device,
+        heads: HeadsConfig = HeadsConfig(),
+        standardization: Standardization | None = None,
+    ) -> PairTensors:
+        """What heads of this configuration take, on a device.
+
+        Args:
+            device: where to.
+            heads: what they look like.
+            standardization: of the audio head, where it standardizes.
+        """
         return PairTensors(
-            audio=audio_input(self.audio, self.images, heads, device),
+            audio=audio_input(self.audio, self.images, heads, device, standardization),
             text=torch.from_numpy(self.text).to(device),
             pair_clip=torch.from_numpy(self.pair_clip).to(device),
+            windows=None if self.windows is None else WindowTensors(self.windows, device),
         )
 
 
@@ -64,12 +89,20 @@ class Pairs:
 class PairTensors:
     """`Pairs` on a device: text (N, D_text), pair_clip (N,), and audio (C, D_audio).
 
-    For a CNN, `audio` may also be the clips' pseudo-images, uint8 (C, 3, S, S).
+    For a CNN, `audio` may also be the clips' pseudo-images, uint8 (C, 3, S, S). `windows` are the
+    clips', where they were read: then `audio` is their mean.
     """
 
     audio: Tensor
     text: Tensor
     pair_clip: Tensor
+    windows: WindowTensors | None = None
+
+    def audio_of(self, heads: ProjectionHeads) -> Tensor:
+        """What the audio head is given for all clips, when nothing is dropped."""
+        if heads.pooling is None or self.windows is None:
+            return self.audio
+        return self.windows.pooled(heads)
 
 
 def clip_keys(cache: CachedEmbeddings) -> tuple[ClipKey, ...]:
@@ -131,16 +164,21 @@ def check_alike(first: CachedEmbeddings, other: CachedEmbeddings) -> None:
 
 def join(
     caches: Sequence[CachedEmbeddings],
-    heads: HeadsConfig = HeadsConfig(),
-    load_stored: LoadStored | None = None,
+    load_windows: LoadWindows | None = None,
+    *,
+    with_windows: bool = False,
 ) -> Pairs:
-    """All pairs of the caches, one after the other, with the stored images that heads ask for.
+    """All pairs of the caches, one after the other, without images.
+
+    Args:
+        caches: at least one.
+        load_windows: reads the windows of one cache; None where there are none to be read.
+        with_windows: whether windows are wanted.
 
     Raises:
-        ConfigError: no cache, one clip stands in two of them, or images cannot be read.
-        CacheError: a cache is empty or holds NaN.
+        ConfigError: no cache, one clip stands in two of them, or windows cannot be read.
+        CacheError: a cache is empty, holds NaN, or lacks windows.
         FingerprintMismatchError: they were made by different encoders.
-        ImageError: images have to come from the disk, and one is missing or made otherwise.
         StorageError: the store refused.
     """
     if not caches:
@@ -165,5 +203,5 @@ def join(
         pair_clip=np.concatenate(
             [cache.caption_clip + first for cache, first in zip(caches, firsts, strict=True)]
         ),
-        images=stored_images(caches, heads, load_stored),
+        windows=read_all(caches, load_windows) if with_windows else None,
     )

@@ -24,21 +24,25 @@ from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.images.fold import NUM_CHANNELS, image_side
 from e2i.images.load import load_images
+from e2i.images.standardization import Standardization
 from e2i.storage import Folder
 
 MAX_IMAGES_BYTES = 2 * 2**30
 """Of the pixels of one part (training, validation) that are kept ready: 43,690 clips at 128 px."""
 
-LoadStored = Callable[[CachedEmbeddings, ImagesConfig], NDArray[np.uint8]]
-"""The stored pseudo-images of a cache's clips, uint8 (C, 3, S, S), in its order; raises ImageError
-where one is missing, broken or made otherwise."""
+LoadStored = Callable[[CachedEmbeddings, ImagesConfig, Standardization | None], NDArray[np.uint8]]
+"""The stored pseudo-images of a cache's clips, uint8 (C, 3, S, S), in its order, standardized by
+these statistics where the configuration says so; raises ImageError where one is missing, broken or
+made otherwise."""
 
 
 def stored_images_of(*folders: Folder) -> LoadStored:
     """Reads the stored pseudo-images of the caches in these folders."""
     by_url = {folder.url: folder for folder in folders}
 
-    def load(cache: CachedEmbeddings, config: ImagesConfig) -> NDArray[np.uint8]:
+    def load(
+        cache: CachedEmbeddings, config: ImagesConfig, standardization: Standardization | None
+    ) -> NDArray[np.uint8]:
         return load_images(
             by_url[cache.url],
             "audio",
@@ -46,13 +50,17 @@ def stored_images_of(*folders: Folder) -> LoadStored:
             config,
             fingerprint=cache.audio_fingerprint,
             embeddings=cache.audio,
+            standardization=standardization,
         )
 
     return load
 
 
 def stored_images(
-    caches: Sequence[CachedEmbeddings], heads: HeadsConfig, load_stored: LoadStored | None
+    caches: Sequence[CachedEmbeddings],
+    heads: HeadsConfig,
+    load_stored: LoadStored | None,
+    standardization: Standardization | None = None,
 ) -> NDArray[np.uint8] | None:
     """The stored pseudo-images of all clips of the caches, one after the other.
 
@@ -60,6 +68,7 @@ def stored_images(
         caches: by one encoder, at least one.
         heads: says whether images are wanted, which, and whether from the disk.
         load_stored: reads those of one cache; None where there are none to be read.
+        standardization: of the audio head, where it standardizes.
 
     Returns:
         uint8 (C, 3, S, S); None where the images are to be generated, or the head takes none.
@@ -86,7 +95,9 @@ def stored_images(
         )
         raise ConfigError(message)
     try:
-        return np.concatenate([load_stored(cache, heads.images()) for cache in caches])
+        return np.concatenate(
+            [load_stored(cache, heads.images(), standardization) for cache in caches]
+        )
     except ImageError:
         if from_disk:
             raise
@@ -103,6 +114,7 @@ def audio_input(
     images: NDArray[np.uint8] | None,
     heads: HeadsConfig,
     device: torch.device,
+    standardization: Standardization | None = None,
 ) -> Tensor:
     """What the audio head is given for these clips, on a device.
 
@@ -111,6 +123,7 @@ def audio_input(
         images: their stored pseudo-images (C, 3, S, S), if they were read.
         heads: what the head looks like.
         device: where to.
+        standardization: what images are standardized by, where the head says so.
 
     Returns:
         uint8 (C, 3, S, S) for a CNN; float32 (C, D) for an MLP, and for a CNN whose images are too
@@ -122,4 +135,10 @@ def audio_input(
     num_clips, dim = audio.shape
     if heads.input_type != "vision" or images_bytes(num_clips, dim, heads) > MAX_IMAGES_BYTES:
         return embeddings
-    return fold_embeddings(embeddings, heads).contiguous(memory_format=torch.channels_last)
+    statistics = None
+    if standardization is not None:
+        values = (standardization.mean, standardization.deviation)
+        mean, deviation = (torch.from_numpy(one.copy()).to(device) for one in values)
+        statistics = (mean, deviation)
+    pixels = fold_embeddings(embeddings, heads, statistics)
+    return pixels.contiguous(memory_format=torch.channels_last)

@@ -96,7 +96,7 @@ class Validation:
     def scores(self, heads: ProjectionHeads) -> dict[str, float]:
         """All retrieval metrics of the validation clips, and `val_loss`, by name."""
         pairs = self._pairs
-        audio, text = project(heads, pairs.audio, pairs.text, _PROJECT_ROWS)
+        audio, text = project(heads, pairs.audio_of(heads), pairs.text, _PROJECT_ROWS)
         evaluated = evaluate_projections(
             text, audio, pairs.pair_clip.cpu().numpy(), EvaluationConfig(bootstrap_resamples=0)
         )

@@ -2,7 +2,9 @@
 
 Decides: a state is taken up only by the training that wrote it: same data, same configuration, same
 versions, told by a fingerprint; any other file is as good as none. It is written in the background
-while the next epoch trains, replaced in one step, and deleted when the checkpoint is there.
+while the next epoch trains, replaced in one step, and deleted when the checkpoint is there. Where
+writing takes long beside an epoch, as to a distant store, it is not written after each: a killed
+training then loses a few times what writing takes.
 
 Conventions: a safetensors file. Tensors are named `model.…`, `best.…`, `optimizer.<index>.<name>`,
 `generator.<purpose>`; the header's metadata holds one entry, `e2i`, a JSON object.
@@ -11,6 +13,7 @@ Conventions: a safetensors file. Tensors are named `model.…`, `best.…`, `opt
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,9 +55,18 @@ class TrainingState:
 class StateFile:
     """Where the state of one training is kept. Use it in a `with`, which ends its thread."""
 
-    def __init__(self, folder: Folder, name: str) -> None:
-        """Take the file's place; nothing is read or written yet."""
+    def __init__(self, folder: Folder, name: str, *, largest_share: float = 1.0) -> None:
+        """Take the file's place; nothing is read or written yet.
+
+        Args:
+            folder: where it lies.
+            name: of the file.
+            largest_share: of the time of training that may be spent on writing, about; at 1 it is
+                written after each epoch, whatever that takes.
+        """
         self._folder = folder
+        self._largest_share = largest_share
+        self._began_s, self._took_s = 0.0, 0.0
         self._name = name
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="e2i-training-state")
         self._written: Future[None] | None = None
@@ -83,6 +95,14 @@ class StateFile:
             return None
         return TrainingState(tensors, content)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the state of the epoch that has ended is to be written."""
+        if self._written is None or self._largest_share >= 1.0:
+            return True
+        waited_s = time.monotonic() - self._began_s
+        return self._written.done() and self._took_s <= self._largest_share * waited_s
+
     def save(self, fingerprint: str, state: TrainingState) -> None:
         """Write a state, once the one before is written; its tensors may not change any more.
 
@@ -90,6 +110,7 @@ class StateFile:
             StorageError: the store refused the one before.
         """
         self._wait()
+        self._began_s = time.monotonic()
         self._written = self._pool.submit(self._write, fingerprint, state)
 
     def discard(self) -> None:
@@ -110,3 +131,4 @@ class StateFile:
         text = json.dumps({**state.content, "fingerprint": fingerprint})
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
         self._folder.write(self._name, save_tensors(tensors, {_METADATA_KEY: text}), durable=False)
+        self._took_s = time.monotonic() - self._began_s

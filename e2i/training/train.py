@@ -21,13 +21,15 @@ from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import Checkpoint, CheckpointRecord, EpochSummary, TrainedOn
 from e2i.heads.clip_roles import ClipRoles
 from e2i.heads.config import HeadsConfig
+from e2i.images.standardization import Standardization
 from e2i.training.config import TrainingConfig
 from e2i.training.epochs import EpochRecord, Parts, TrainingRun, training_fingerprint
 from e2i.training.exclusion import Exclusions
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
-from e2i.training.pairs import Pairs, check_alike, join
-from e2i.training.pseudo_images import LoadStored
+from e2i.training.pairs import Pairs, check_alike, clip_keys, join
+from e2i.training.pseudo_images import LoadStored, stored_images
 from e2i.training.state import StateFile
+from e2i.training.windows import LoadWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def train_heads(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     *,
     load_stored: LoadStored | None = None,
+    load_windows: LoadWindows | None = None,
     exclude: Exclusions | None = None,
     state: StateFile | None = None,
 ) -> TrainedHeads:
@@ -76,16 +79,18 @@ def train_heads(
             passed; what it raises ends the training.
         load_stored: reads the stored pseudo-images of a cache (`stored_images_of`), for a CNN that
             takes its images from the disk.
+        load_windows: reads the windows of a cache (`stored_windows_of`), for attention and dropout
+            over them.
         exclude: clips of the training caches to leave out.
-        state: where the state is kept after each epoch; a training of the same data and
+        state: where the state is kept between epochs; a training of the same data and
             configuration that was killed goes on from it, to the same end.
 
     Raises:
         ConfigError: no cache, a clip in two of them, too few clips, no such device, or no images
-            to read.
+            or windows to read.
         ImageError: images have to come from the disk, and one is missing or made otherwise.
         CheckpointError: the backbone's weights are not there, or not its own.
-        CacheError: a cache is empty or holds NaN.
+        CacheError: a cache is empty, holds NaN, or lacks windows that are asked for.
         FingerprintMismatchError: caches were made by different encoders.
         RunFailedError: the loss left the finite numbers.
         StorageError: the store refused.
@@ -96,15 +101,20 @@ def train_heads(
         backbone = read_backbone_weights(heads.vision_backbone_weights)
         # From here on by what they are, not by where they lay.
         heads = heads.model_copy(update={"vision_backbone_weights": f"sha256:{backbone.sha256}"})
-    pairs = join(train, heads, load_stored)
+    attention = heads.audio_pooling == "attention"
+    dropout = training.window_dropout > 0
+    _require_images_of_all_windows(heads, training)
+    pairs = join(train, load_windows, with_windows=attention or dropout)
     num_clips, num_captions = len(pairs.keys), len(pairs.pair_clip)
     if exclude is not None:
         pairs = pairs.of_clips(exclude.kept(pairs.keys))
     held = None
     if validation is not None:
         check_alike(train[0], validation)
-        held = join([validation], heads, load_stored)
-    parts = _parts(pairs, held, training)
+        held = join([validation], load_windows, with_windows=attention)
+    parts = _with_stored_images(
+        _parts(pairs, held, training), train, validation, heads, load_stored
+    )
     device = resolve_device(training.device)
     model = build_heads(
         heads,
@@ -135,6 +145,19 @@ def train_heads(
     )
 
 
+def _require_images_of_all_windows(heads: HeadsConfig, training: TrainingConfig) -> None:
+    """Refuse to drop windows from images that are stored."""
+    if training.window_dropout and heads.input_type == "vision":
+        source = heads.vision_image_source
+        if source == "disk":
+            message = (
+                "stored pseudo-images show clips with all their windows: got window_dropout "
+                f"{training.window_dropout:g} and vision_image_source 'disk', expected one of the "
+                "two. Use --vision-image-source generated."
+            )
+            raise ConfigError(message)
+
+
 def _pass_epochs(
     run: TrainingRun,
     fingerprint: str,
@@ -150,7 +173,7 @@ def _pass_epochs(
                 on_epoch(record)
     while not run.is_over:
         record = run.epoch()
-        if state is not None:
+        if state is not None and state.is_due:
             state.save(fingerprint, run.state())
         if on_epoch is not None:
             on_epoch(record)
@@ -201,6 +224,27 @@ def _parts(pairs: Pairs, held: Pairs | None, config: TrainingConfig) -> Parts:
         )
         raise ConfigError(message)
     return Parts(pairs, held, held.of_clips(np.array([], dtype=np.int64)))
+
+
+def _with_stored_images(
+    parts: Parts,
+    train: Sequence[CachedEmbeddings],
+    validation: CachedEmbeddings | None,
+    heads: HeadsConfig,
+    load_stored: LoadStored | None,
+) -> Parts:
+    """The parts with the stored pseudo-images that the audio head asks for.
+
+    Read once it is known which clips are trained on, whose statistics they may have to have.
+    """
+    standardization = Standardization.of(parts.train.audio) if heads.standardize_input else None
+    keys = tuple(key for cache in train for key in clip_keys(cache))
+    images = stored_images(train, heads, load_stored, standardization)
+    trained = parts.train.with_images(keys, images)
+    if validation is not None:
+        keys = clip_keys(validation)
+        images = stored_images([validation], heads, load_stored, standardization)
+    return Parts(trained, parts.validation.with_images(keys, images), parts.test)
 
 
 def _record(

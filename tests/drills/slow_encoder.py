@@ -8,12 +8,14 @@ from typing import Any
 from e2i.encoders.logmel import LogMelEncoder
 
 SECONDS_A_CALL = 0.3
-_encode = LogMelEncoder.encode
 
 
-def _slowly(encoder: LogMelEncoder, waveforms: Any) -> Any:
-    time.sleep(SECONDS_A_CALL)
-    return _encode(encoder, waveforms)
+def dask_setup(worker: object) -> None:
+    """Slow the encoder of this process down."""
+    encode = LogMelEncoder.encode
 
+    def slowly(encoder: LogMelEncoder, waveforms: Any) -> Any:
+        time.sleep(SECONDS_A_CALL)
+        return encode(encoder, waveforms)
 
-LogMelEncoder.encode = _slowly  # type: ignore[method-assign]
+    LogMelEncoder.encode = slowly  # type: ignore[method-assign]

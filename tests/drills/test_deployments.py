@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import Start
@@ -35,6 +39,7 @@ class Prefect:
 
     def __init__(self, port: int, home: Path) -> None:
         self.port = port
+        self.home = home
         self.api = f"http://127.0.0.1:{port}/api"
         self.environment = {
             "PREFECT_API_URL": self.api,
@@ -50,7 +55,7 @@ class Prefect:
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -73,6 +78,34 @@ class Prefect:
             limit=1,
         )
         return dict(runs[0])
+
+    def run(self, flow_run_id: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.api}/flow_runs/{flow_run_id}", timeout=30) as answer:
+            return dict(json.load(answer))
+
+    def state_type(self, flow_run_id: str) -> str:
+        return str(self.run(flow_run_id)["state_type"])
+
+    def pid_of(self, flow_run_id: str) -> int:
+        return int(self.run(flow_run_id)["infrastructure_pid"])
+
+    def in_flight(self, flow_run_id: str) -> list[dict[str, Any]]:
+        return list(
+            self.ask(
+                "/task_runs/filter",
+                flow_runs={"id": {"any_": [flow_run_id]}},
+                task_runs={"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+            )
+        )
+
+    def log(self, flow_run_id: str) -> str:
+        lines = self.ask("/logs/filter", logs={"flow_run_id": {"any_": [flow_run_id]}}, limit=200)
+        levels = self.ask(
+            "/logs/filter",
+            logs={"flow_run_id": {"any_": [flow_run_id]}, "level": {"ge_": 40}},
+            limit=200,
+        )
+        return "\n".join(line["message"] for line in [*lines, *levels])
 
     def task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
         """All task runs, waited for until the server has recorded their ends."""
@@ -197,6 +230,121 @@ def test_the_full_pipeline_rides_out_ten_seconds_without_its_store(
     tasks = prefect.task_runs(run["id"])
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
     assert any(task["run_count"] > 1 for task in tasks), "nothing was tried again"
+    assert worker.poll() is None
+
+
+def _submitted(prefect: Prefect, store: Path) -> str:
+    """The id of a full pipeline that was started and is not waited for."""
+    parameters = {
+        "store_url": str(store),
+        "dataset": "soundscapes",
+        "soundscapes": {"num_development": 300, "num_validation": 12, "num_evaluation": 12},
+        "encoders": {"audio_encoder": "logmel", "text_encoder": "hashing"},
+        "images": {"image_size": "native"},
+        "cache": {"chunk_size": 5},
+        "training": {"epochs": 1},
+    }
+    given = [f"--param={name}={json.dumps(value)}" for name, value in parameters.items()]
+    done = subprocess.run(
+        [PREFECT, "deployment", "run", "e2i/full-pipeline", *given],
+        env={**os.environ, **prefect.environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.split("UUID: ")[1].split()[0]
+
+
+def _shards(store: Path) -> dict[str, int]:
+    """The audio shards of development: name to time of writing."""
+    folder = store / "embeddings" / "development" / "audio"
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+def _wait(what: str, condition: Callable[[], object], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
+        time.sleep(0.05)
+
+
+def _states(prefect: Prefect, run: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"{prefect.api}/flow_run_states/?flow_run_id={run}") as answer:
+        return list(json.load(answer))
+
+
+def _at_work(prefect: Prefect, run: str) -> list[tuple[str, str]]:
+    """From when to when the run was running, once an attempt."""
+    states = _states(prefect, run)
+    return [
+        (state["timestamp"], after["timestamp"])
+        for state, after in itertools.pairwise(states)
+        if state["type"] == "RUNNING"
+    ]
+
+
+def test_two_pipelines_on_one_slot_outlive_a_killed_process_and_a_killed_worker(
+    prefect: Prefect, worker: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    stores = [tmp_path / "first", tmp_path / "second"]
+    first = _submitted(prefect, stores[0])
+    _wait("the first run", lambda: prefect.state_type(first) == "RUNNING")
+    second = _submitted(prefect, stores[1])
+    _wait("embedding", lambda: len(_shards(stores[0])) >= 2)
+    stored = _shards(stores[0])
+    os.kill(prefect.pid_of(first), signal.SIGKILL)
+    _wait("the crash", lambda: any(s["type"] == "CRASHED" for s in _states(prefect, first)))
+    # Its slot is free, so the other one has its turn.
+    _wait("embedding of the second run", lambda: len(_shards(stores[1])) >= 2)
+    stored_second = _shards(stores[1])
+    os.kill(_worker_of("e2i-gpu", worker), signal.SIGKILL)
+    for run in (first, second):
+        _wait("the end", lambda run=run: prefect.state_type(run) == "COMPLETED")
+    for run, store, before in ((first, stores[0], stored), (second, stores[1], stored_second)):
+        after = _shards(store)
+        assert {name: after[name] for name in before} == before
+        tables = [
+            pq.read_table(path) for path in (store / "embeddings/development/audio").iterdir()
+        ]
+        assert sum(table.num_rows for table in tables) == 300, "something was embedded twice"
+        assert len(_at_work(prefect, run)) == 2
+        _wait("settling", lambda run=run: not prefect.in_flight(run), 60)
+        log = prefect.log(run)
+        assert f"prefect flow-run retry {run}" in log
+    spans = sorted(_at_work(prefect, first) + _at_work(prefect, second))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def _worker_of(pool: str, supervisor: subprocess.Popen[str]) -> int:
+    """The process of a pool's worker, among those that `make worker` started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            if {"worker", "start", pool} <= set(words) and _started_by(
+                supervisor.pid, int(folder.name)
+            ):
+                return int(folder.name)
+    raise AssertionError(f"no worker of {pool}")
+
+
+def _started_by(ancestor: int, pid: int) -> bool:
+    while pid > 1 and pid != ancestor:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return pid == ancestor
+
+
+def test_a_run_outlives_twenty_seconds_without_its_server(
+    prefect: Prefect, worker: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    run = _submitted(prefect, tmp_path)
+    _wait("embedding", lambda: len(_shards(tmp_path)) >= 2)
+    os.kill(int((prefect.home / "e2i-server.pid").read_text("ascii")), signal.SIGKILL)
+    time.sleep(20)
+    prefect.make("server")
+    _wait("the end", lambda: prefect.state_type(run) == "COMPLETED")
+    assert len(_at_work(prefect, run)) == 1
     assert worker.poll() is None
 
 

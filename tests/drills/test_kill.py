@@ -1,10 +1,14 @@
-"""`cache-embeddings` killed, resumed, and run twice at once: the rows of one uninterrupted run."""
+"""`cache-embeddings` killed, resumed, run twice at once, and left by its store.
+
+It ends with the rows of one uninterrupted run.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -27,6 +31,8 @@ NUM_CLIPS = 120
 CHUNK = 6
 IN_FLIGHT = 2 * CHUNK
 SECONDS_A_CLIP = 0.08
+AWAY_S = 30.0
+"""How long the store is gone; tasks try again for about a minute."""
 KILLS = 5
 
 
@@ -64,7 +70,7 @@ def bench_and_store(
 
 
 def _finish(process: subprocess.Popen[str]) -> dict[str, object]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     summary: dict[str, object] = json.loads(out)
     return summary
@@ -85,7 +91,7 @@ def _same_rows(one: CachedEmbeddings, other: CachedEmbeddings) -> None:
 
 def _wait_for_rows(process: subprocess.Popen[str], bench: Bench, more_than: int) -> None:
     """Wait until the encoder has been called in this run; the kill comes a moment later."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while sum(bench.embedded().values()) <= more_than:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -156,3 +162,48 @@ def test_a_signal_stores_the_chunk_in_hand(
     summary = _finish(bench.begin(cache, 0.0))
     assert summary["counts"]["reused"] == embedded  # type: ignore[index]
     assert summary["counts"]["embedded"] == NUM_CLIPS - embedded  # type: ignore[index]
+
+
+def test_a_store_that_is_away_for_half_a_minute(
+    start: Start, tmp_path: Path, mortal_s3_server: S3Server
+) -> None:
+    server = mortal_s3_server
+    bench = Bench(start, tmp_path, server.environment)
+    cache = f"{server.url}/away"
+    process = bench.begin(cache, SECONDS_A_CLIP)
+    _wait_for_rows(process, bench, 2 * CHUNK)
+    server.kill()
+    before = sum(bench.embedded().values())
+    time.sleep(AWAY_S)
+    assert process.poll() is None, process.communicate()
+    server.start()
+    assert _finish(process)["counts"]["failed"] == 0  # type: ignore[index]
+    rows = _load(cache, server.storage_options)
+    assert (len(rows.clip_ids), len(bench.embedded())) == (NUM_CLIPS, NUM_CLIPS)
+    assert before < NUM_CLIPS
+
+
+def test_a_store_that_stays_away(start: Start, tmp_path: Path, mortal_s3_server: S3Server) -> None:
+    server = mortal_s3_server
+    bench = Bench(start, tmp_path, {**server.environment, "DRILL_RETRIES": "1"})
+    cache = f"{server.url}/stays-away"
+    process = bench.begin(cache, SECONDS_A_CLIP)
+    _wait_for_rows(process, bench, 4 * CHUNK)
+    server.kill()
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (1, "")
+    last = err.strip().splitlines()[-1]
+    assert re.fullmatch(
+        r"e2i cache-embeddings: \d+ of \d+ chunks could not be embedded: got cannot (read|write): "
+        rf"the store does not answer: .* {cache}/.* Run the same command again: what is stored is "
+        r"kept\.",
+        last,
+    ), err
+    assert "Traceback" not in err
+    server.start()
+    embedded = len(bench.embedded())
+    assert 4 * CHUNK < embedded < NUM_CLIPS
+    summary = _finish(bench.begin(cache, 0.0))
+    assert summary["counts"]["reused"] >= embedded - IN_FLIGHT  # type: ignore[index,operator]
+    assert len(_load(cache, server.storage_options).clip_ids) == NUM_CLIPS
+    assert sum(bench.embedded().values()) <= NUM_CLIPS + IN_FLIGHT

@@ -69,6 +69,53 @@ def test_one_positive_each_is_symmetric_cross_entropy():
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
+def by_softmaxes(audio, text, positives, logit_scale):
+    """The same by two softmaxes, which autograd differentiates."""
+    logits = audio @ text.T * logit_scale.exp()
+    both = logits.log_softmax(dim=1) + logits.log_softmax(dim=0)
+    return both[positives].mean() * -0.5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.07, 0.01])
+@pytest.mark.parametrize("clips", [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 2], [3] * 6])
+def test_gradients_are_those_of_two_softmaxes(temperature, clips):
+    positives = positives_from_clips(torch.tensor(clips))
+    given_ways = [positives, None] if len(set(clips)) == 6 else [positives]
+    scale = torch.tensor(math.log(1 / temperature), dtype=torch.float64)
+    for given_positives in given_ways:
+        found = []
+        for way, how in ((contrastive_loss, given_positives), (by_softmaxes, positives)):
+            inputs = [*batch(seed=4), scale]
+            inputs = [one.clone().requires_grad_() for one in inputs]
+            loss = way(inputs[0], inputs[1], how, inputs[2]) * 3
+            found.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_is_the_slope_and_can_be_taken_twice_from_one_graph():
+    audio, text = batch(pairs=5)
+    inputs = (audio.requires_grad_(), text.requires_grad_(), torch.tensor(1.5, dtype=torch.float64))
+    inputs[2].requires_grad_()
+    positives = positives_from_clips(torch.tensor([0, 1, 1, 2, 3]))
+    assert torch.autograd.gradcheck(
+        lambda a, t, scale: contrastive_loss(a, t, positives, scale), inputs
+    )
+    loss = contrastive_loss(*inputs[:2], None, inputs[2])
+    first, again = (torch.autograd.grad(loss, inputs, retain_graph=keep) for keep in (True, False))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("scale", [math.log(100), 8.0])
+def test_logits_far_apart_stay_finite_and_exact(scale):
+    audio, text = batch(pairs=4, dtype=torch.float32)
+    text[0], text[1] = -audio[0], audio[1]
+    double = contrastive_loss(audio.double(), text.double(), None, scale)
+    found = contrastive_loss(audio.requires_grad_(), text, None, scale)
+    torch.testing.assert_close(found.double(), double, rtol=1e-5, atol=0)
+    found.backward()
+    assert audio.grad.isfinite().all()
+
+
 def test_golden_two_pairs():
     # By hand, temperature 1/2: logits [[2, 0], [0, 2]]; each cell of the diagonal is
     # -log(e^2 / (e^2 + 1)) = log(1 + e^-2), in its row and in its column.

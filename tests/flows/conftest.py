@@ -1,4 +1,4 @@
-"""What tests of flows share: one Prefect test server a session, and a small world of data."""
+"""What tests of flows share: a small world of data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from prefect.testing.utilities import prefect_test_harness
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,13 +15,6 @@ from option_outcomes import World
 
 from hub_server import HubServer
 from plain_program import plain_program
-
-
-@pytest.fixture(scope="session")
-def prefect_harness() -> Iterator[None]:
-    """A Prefect server of the test session, on a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from e2i.cache.embeddings import CachedEmbeddings
 from e2i.cache.reader import open_cache
@@ -38,6 +39,9 @@ RATE = 8_000
 NUM_CLIPS, NUM_OTHERS = 12, 5
 PUBLISHED = ("passt_s_kd_p16_128_ap486", "passt_l_kd_p16_128_ap47")
 """Architectures whose published weights lie in `{world}/weights`, with random numbers in them."""
+
+SMALL_ARCHS = ("passt_s_p16_s16_128_ap468", "passt_u600_f128_p16_s16_ap_460")
+"""Architectures that the program takes with one and two blocks; their weights lie there too."""
 
 CHECKPOINT_NAME = "projection_heads.safetensors"
 # Raw embeddings exceed [-1, 1], so that clamping shows.
@@ -70,6 +74,17 @@ BASE: dict[str, Words] = {
         "--device": "cpu",
         "--bootstrap-resamples": "0",
         "--allow-seen": None,
+        "--wandb-mode": "disabled",
+    },
+    "finetune": {
+        "--metadata": "{world}/clips.json",
+        "--weights-dir": "{world}/weights",
+        "--audio-arch": SMALL_ARCHS[0],
+        "--text-model": "{world}/roberta",
+        "--freeze": "both",
+        "--epochs": "1",
+        "--batch-size": "4",
+        "--device": "cpu",
         "--wandb-mode": "disabled",
     },
 }
@@ -128,8 +143,13 @@ class Ran:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        folder = self.summary["locations"]["checkpoint"].removesuffix(CHECKPOINT_NAME)
-        return load_checkpoint(Folder(folder), CHECKPOINT_NAME)
+        folder, _, name = self.summary["locations"]["checkpoint"].rpartition("/")
+        return load_checkpoint(Folder(folder), name)
+
+    @cached_property
+    def tensors(self) -> dict[str, NDArray]:
+        """All tensors of the checkpoint's file, encoders included."""
+        return load_file(self.summary["locations"]["checkpoint"])
 
     @property
     def weights(self) -> dict[str, NDArray[np.float32]]:
@@ -170,6 +190,9 @@ class World:
         (root / "weights").mkdir()
         for name in PUBLISHED:
             architecture = ARCHITECTURES[name]
+            save_weights(root / "weights" / architecture.published.name, architecture)
+        for number, name in enumerate(SMALL_ARCHS, start=1):
+            architecture = replace(ARCHITECTURES[name], depth=number)
             save_weights(root / "weights" / architecture.published.name, architecture)
         for seed, folder in (("13", "checkpoints"), ("14", "checkpoints/other")):
             changes = {"--seed": seed, "--output-dir": f"{root}/{folder}"}
@@ -238,6 +261,8 @@ def _called(folder: Path, arguments: list[str]) -> Ran:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HOME", str(folder))
+        for number, name in enumerate(SMALL_ARCHS, start=1):
+            patch.setitem(ARCHITECTURES, name, replace(ARCHITECTURES[name], depth=number))
         for side in ("project_audio", "project_text"):
             patch.setattr(ProjectionHeads, side, _counting(ProjectionHeads, side, counts))
         for direction in ("text_to_audio", "audio_to_text"):

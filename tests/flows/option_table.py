@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from option_outcomes import NUM_CLIPS, NUM_OTHERS, PUBLISHED, Ran, Words
+from option_outcomes import NUM_CLIPS, NUM_OTHERS, PUBLISHED, SMALL_ARCHS, Ran, Words
 from pydantic import SecretStr
 
 Proof = Callable[[Ran, Ran], bool]
@@ -335,4 +335,86 @@ EVALUATION = [
         and logged("logs/eval", "mine")(after)),
 ]  # fmt: skip
 
-TABLE = [*EMBEDDINGS, *IMAGE_FILES, *DOWNLOADS, *TRAINING, *EVALUATION]
+F_ = "finetune"
+FINETUNED_CNN: Words = {
+    "--model-type": "vision",
+    "--vision-base-channels": "2",
+    "--vision-hidden-dim": "8",
+    "--vision-image-size": "native",
+}
+
+
+def tuned(option: str, typed: str | None, resolved: object, proof: Proof, **other):
+    field = option.removeprefix("--").replace("-", "_")
+    return Row(F_, option, typed, f"finetuning.{field}", resolved, proof, **other)
+
+
+def first_lr(run: Ran) -> float:
+    return run.checkpoint.record.history[0].lr
+
+
+def blocks_of(run: Ran) -> int:
+    return len({name.split(".")[2] for name in run.tensors if name.startswith("audio.blocks.")})
+
+
+def chosen(run: Ran) -> set[str]:
+    return {note.split("chosen by ")[1] for note in run.summary["notes"] if "chosen by" in note}
+
+
+FINE_TUNING = [
+    Row(F_, "--metadata", "{world}/clips.json", "source.metadata", "{world}/clips.json",
+        becomes(num_clips, NUM_OTHERS, NUM_CLIPS), otherwise="{world}/others.json"),
+    Row(F_, "--output-dir", "{run}/mine", "output_dir", "{run}/mine",
+        becomes(lambda run: {f for f in run.files if f.endswith(".safetensors")},
+                {"checkpoints/finetune_baseline.safetensors",
+                 "checkpoints/finetune_baseline_last.safetensors"},
+                {"mine/finetune_baseline.safetensors",
+                 "mine/finetune_baseline_last.safetensors"})),
+    Row(F_, "--log-dir", "{run}/mine", "tracking.log_dir", "{run}/mine",
+        becomes(logged("mine/finetune", ".*"), False, True)),
+    Row(F_, "--run-name", "mine", "tracking.run_name", "mine",
+        lambda before, after: logged("logs/finetune", r"\d{8}-\d{6}-[0-9a-f]{8}")(before)
+        and logged("logs/finetune", "mine")(after)),
+    tuned("--model-type", "vision", "vision", becomes(
+        lambda run: any(weight.ndim == 4 for weight in run.weights.values()), False, True),
+        given={o: v for o, v in FINETUNED_CNN.items() if o != "--model-type"}),
+    tuned("--audio-arch", SMALL_ARCHS[1], SMALL_ARCHS[1], becomes(blocks_of, 1, 2),
+          otherwise=SMALL_ARCHS[0]),
+    tuned("--text-model", "{world}/another roberta", "{world}/another roberta", differs(loss_of),
+          otherwise="{world}/roberta"),
+    tuned("--projection-dim", "3", 3, becomes(shape_of("text.out.weight"), (1024, 8), (3, 8)),
+          given={"--hidden-dim": "8"}),
+    tuned("--hidden-dim", "9", 9, becomes(shape_of("text.hidden.weight"), (1024, 32), (9, 32))),
+    tuned("--dropout", "0.9", 0.9, differs(loss_of)),
+    tuned("--sample-rate", "16000", 16000, refused("sample_rate", "got 16000", "expected 32000")),
+    tuned("--max-audio-seconds", "0.22", 0.22, differs(loss_of), given={"--freeze": "text"}),
+    tuned("--max-text-length", "3", 3, differs(loss_of)),
+    tuned("--batch-size", "2", 2, becomes(
+        lambda run: any("batch size is cut from 32" in note for note in run.summary["notes"]),
+        True, False), otherwise="32"),
+    tuned("--epochs", "2", 2, becomes(lambda run: len(run.checkpoint.record.history), 1, 2),
+          otherwise="1"),
+    tuned("--warmup-epochs", "0", 0, differs(first_lr)),
+    tuned("--max-lr", "1e-3", 1e-3, differs(first_lr)),
+    tuned("--min-lr", "1e-6", 1e-6, differs(first_lr)),
+    tuned("--weight-decay", "10", 10.0, smaller_weights, given={"--max-lr": "1e-2"}),
+    tuned("--grad-clip-norm", "1e-9", 1e-9, differs(weights_of), given={"--max-lr": "1e-2"}),
+    tuned("--val-fraction", "0.5", 0.5,
+          lambda before, after: set(before.checkpoint.clips.validation)
+          < set(after.checkpoint.clips.validation)),
+    tuned("--num-workers", "1", 1,
+          lambda before, after: weights_of(before) == weights_of(after), neutral=True),
+    tuned("--seed", "14", 14, lambda before, after: weights_of(before) != weights_of(after)),
+    tuned("--selection-metric", "val_loss", "val_loss",
+          lambda before, after: {c.split(" ")[0] for c in chosen(after)} == {"val_loss"}
+          != {c.split(" ")[0] for c in chosen(before)}),
+    # It can only say what the metric says by itself; anything else is refused.
+    tuned("--metric-mode", "max", "max",
+          lambda before, after: weights_of(before) == weights_of(after), neutral=True),
+    tuned("--vision-image-size", "40", 40, differs(loss_of), given=FINETUNED_CNN,
+          otherwise="native"),
+    tuned("--vision-image-mode", "bilinear", "bilinear", differs(loss_of),
+          given={**FINETUNED_CNN, "--vision-image-size": "24"}),
+]  # fmt: skip
+
+TABLE = [*EMBEDDINGS, *IMAGE_FILES, *DOWNLOADS, *TRAINING, *EVALUATION, *FINE_TUNING]

@@ -44,7 +44,6 @@ _ORIGINAL = {
 ORIGINAL = {command: options.split() for command, options in _ORIGINAL.items()}
 """Every option of the original, by e2i's name of the command."""
 
-FINE_TUNING = "belongs to fine-tuning, from recordings"
 IN_CHECKPOINT = "said by the checkpoint, which knows its own head"
 
 _SAID_BY_CHECKPOINT = ("--hidden-dim", "--out-dim", "--activation", "--dropout", "--input-type")
@@ -55,7 +54,6 @@ ABSENT: dict[tuple[str, str], str] = {
         for option in ORIGINAL["eval-projection"]
         if option in _SAID_BY_CHECKPOINT or option.startswith("--vision-")
     },
-    **{("finetune", option): FINE_TUNING for option in ORIGINAL["finetune"]},
 }
 """Options that no command takes, and why."""
 
@@ -127,6 +125,33 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "--sim-batch-size": 512,
         "--log-dir": "logs",
     },
+    "finetune": {
+        "--output-dir": "checkpoints",
+        "--log-dir": "logs",
+        "--model-type": "baseline",
+        "--audio-arch": "passt_s_swa_p16_128_ap476",
+        "--text-model": "roberta-base",
+        "--projection-dim": 1024,
+        "--hidden-dim": 1024,
+        "--dropout": 0.1,
+        "--sample-rate": 32000,
+        "--max-audio-seconds": None,
+        "--max-text-length": 32,
+        "--batch-size": 32,
+        "--epochs": 10,
+        "--warmup-epochs": 1,
+        "--max-lr": 3e-6,
+        "--min-lr": 1e-7,
+        "--weight-decay": 0.0,
+        "--grad-clip-norm": 1.0,
+        "--val-fraction": 0.1,
+        "--num-workers": 4,
+        "--seed": 13,
+        "--selection-metric": "val_loss",
+        "--metric-mode": "min",
+        "--vision-image-size": 128,
+        "--vision-image-mode": "nearest",
+    },
 }
 
 DEPARTURES: dict[tuple[str, str], object] = {
@@ -134,6 +159,9 @@ DEPARTURES: dict[tuple[str, str], object] = {
     ("cache-embeddings", "--batch-size"): None,
     # By the metadata's split: this is the original's for the original's metadata.
     ("cache-embeddings", "--cache-dir"): "",
+    # As heads are chosen; each metric knows whether its lowest or highest value is best.
+    ("finetune", "--selection-metric"): "text_to_audio_mAP@10",
+    ("finetune", "--metric-mode"): "auto",
     # No pickles.
     ("eval-projection", "--checkpoint"): "checkpoints/projection_heads.safetensors",
 }

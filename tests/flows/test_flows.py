@@ -12,6 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from e2i.cache.config import CacheConfig
+from e2i.cache.reader import open_cache
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.soundscapes.config import SoundscapesConfig
 from e2i.encoders.config import EncodersConfig
@@ -19,10 +20,16 @@ from e2i.encoders.hashing import HashingEncoder
 from e2i.encoders.logmel import LogMelEncoder
 from e2i.encoders.protocols import AudioEmbedding
 from e2i.errors import ConfigError, EncoderUnavailableError, RunFailedError, StorageUnavailableError
+from e2i.heads.checkpoint import load_checkpoint
+from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
+from e2i.images.load import load_embeddings
+from e2i.storage import Folder
+from e2i.store_layout import split_url
 from e2i.training.config import TrainingConfig
 from flows.caching import cache_embeddings, cache_images, default_cache_url
 from flows.downloading import download_embeddings
+from flows.finetuning import finetune
 from flows.full_pipeline import full_pipeline
 from flows.learning import eval_projection, train_projection
 from flows.parameters import (
@@ -30,9 +37,12 @@ from flows.parameters import (
     CacheImagesParameters,
     DownloadEmbeddingsParameters,
     EvalProjectionParameters,
+    FinetuneParameters,
     PipelineParameters,
+    ReevaluateParameters,
     TrainProjectionParameters,
 )
+from flows.reevaluating import reevaluate
 from flows.summary import RunSummary
 from tasks import policy
 
@@ -209,6 +219,36 @@ def test_train_and_evaluate_on_one_cache(tmp_path: Path, metadata: Path) -> None
     assert any("seen" in note.lower() for note in with_seen.notes)
 
 
+def test_standardized_images_from_disk_train_as_generated_ones(
+    tmp_path: Path, metadata: Path
+) -> None:
+    """With nothing said of which clips, on a cache alone: its held-out clips do not count."""
+    cache_url = str(tmp_path / "cache")
+    cache_embeddings(MetadataConfig(metadata=str(metadata)), cache_url, WEIGHTLESS)
+    standard = ImagesConfig(image_size="native", standardize=True)
+    made = cache_images(cache_url, standard)
+    assert made.counts["images_rendered"] == 18
+    weights = []
+    for source in ("disk", "generated"):
+        heads = HeadsConfig(
+            input_type="vision",
+            standardize_input=True,
+            vision_image_size="native",
+            vision_image_source=source,
+            vision_base_channels=2,
+        )
+        output = str(tmp_path / source)
+        trained = train_projection((cache_url,), output_dir=output, heads=heads, training=QUICK)
+        folder, name = split_url(trained.locations["checkpoint"])
+        weights.append(load_checkpoint(Folder(folder), name).weights)
+    for name, weight in weights[0].items():
+        np.testing.assert_array_equal(weight.numpy(), weights[1][name].numpy())
+    # Of the stored images alone the embeddings come back.
+    cache = open_cache(Folder(cache_url)).load()
+    decoded = load_embeddings(Folder(cache_url), "audio", cache.clip_ids, standard)
+    np.testing.assert_allclose(decoded, cache.audio, atol=0.05)
+
+
 def test_what_passes_is_tried_for_about_a_minute() -> None:
     delays = policy.TRIED_AGAIN["retry_delay_seconds"](policy.RETRIES)
     assert 45 <= sum(delays) <= 120
@@ -237,6 +277,8 @@ def test_the_default_cache_lies_by_the_data(
         (download_embeddings, DownloadEmbeddingsParameters),
         (train_projection, TrainProjectionParameters),
         (eval_projection, EvalProjectionParameters),
+        (reevaluate, ReevaluateParameters),
+        (finetune, FinetuneParameters),
     ],
 )
 def test_a_flow_takes_what_its_command_takes(flow: object, model: type) -> None:

@@ -130,3 +130,18 @@ def test_a_wrong_token_does_not_stop_the_embedding(
     with pytest.raises(RunFailedError, match="not allowed to read: got status 401"):
         cache_embeddings(source, str(tmp_path / "cache"), WEIGHTLESS, hub=options)
     assert len(open_cache(Folder(tmp_path / "cache")).load().clip_ids) == 4
+
+
+def test_a_mirrored_cache_is_not_merged_and_sent_again(
+    tmp_path: Path, source: MetadataConfig, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("e2i.cache.finish.MANY_SHARDS", 1)
+    chunks = CacheConfig(chunk_size=1)
+    options = HubOptions(hf_dataset=REPO, hf_token=TOKEN, upload_every=1)
+    cache_embeddings(source, str(tmp_path / "mirrored"), WEIGHTLESS, chunks, hub=options)
+    cache_embeddings(source, str(tmp_path / "alone"), WEIGHTLESS, chunks)
+    named = {
+        name: len(open_cache(Folder(tmp_path / name)).manifest.audio.shards)
+        for name in ("mirrored", "alone")
+    }
+    assert named == {"mirrored": 4, "alone": 1}

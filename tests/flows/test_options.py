@@ -97,7 +97,14 @@ def test_the_default_cache_is_the_originals_where_the_metadata_is() -> None:
     assert default_cache_url(MetadataConfig(metadata=metadata)) == expected
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.command} {row.option}")
+TRIED = [
+    # Encoders are loaded and stored in each.
+    pytest.param(row, marks=[pytest.mark.slow] if row.command == "finetune" else [])
+    for row in TABLE
+]
+
+
+@pytest.mark.parametrize("row", TRIED, ids=lambda row: f"{row.command} {row.option}")
 def test_an_option_changes_the_outcome(row: Row, world: World) -> None:
     words = {**BASE[row.command], **row.given}
     without = {option: value for option, value in words.items() if option != row.option}

@@ -6,9 +6,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from prefect.context import FlowRunContext
 from pydantic import ValidationError
 
-from e2i.errors import ConfigError
+from e2i.errors import ConfigError, RunFailedError
+from flows import task_runners
 from flows.parameters import CacheEmbeddingsParameters, CacheImagesParameters
 from flows.preflight import check_call
 from flows.runner_parameters import RunnerConfig, check_runner
@@ -91,6 +93,25 @@ def test_workers_of_this_machine_reach_a_private_server(
     monkeypatch.setattr("flows.preflight.read_setup", lambda *_: _Setup(None))
     runner = RunnerConfig(task_runner="ray", task_runner_address=address)
     check_call(CacheImagesParameters(cache_dir="/caches/a", runner=runner))
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        def __enter__(self) -> None:
+            raise TimeoutError("no scheduler answered")
+
+        def __exit__(self, *error: object) -> None: ...
+
+    monkeypatch.setattr(FlowRunContext, "get", object)
+    monkeypatch.setattr(task_runners, "_runner", lambda config: Away())
+    config = RunnerConfig(task_runner="dask", task_runner_address="tcp://10.0.0.1:8786")
+    with pytest.raises(RunFailedError) as refused, chunk_runner(config, "/caches/a"):
+        pytest.fail("the block was entered")
+    assert str(refused.value) == (
+        "the dask cluster cannot be used: got no scheduler answered at tcp://10.0.0.1:8786, "
+        "expected a cluster with at least one worker. Start it and its workers, or leave "
+        "--task-runner-address out."
+    )
 
 
 class _Setup:

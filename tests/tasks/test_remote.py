@@ -11,7 +11,6 @@ from prefect.futures import PrefectConcurrentFuture, PrefectWrappedFuture
 from prefect.utilities.annotations import quote
 
 from tasks import remote
-from tasks.embedding import unvisited
 
 
 class Wrapped:
@@ -54,12 +53,13 @@ def test_ray_calls_off_by_a_function_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_parameters_are_quoted_for_threads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(unvisited((1,)), quote)
+    assert isinstance(remote.submitted((1,)), quote)
 
     class Context:
         task_runner = object()
 
     monkeypatch.setattr(FlowRunContext, "get", Context)
     assert remote.runs_elsewhere()
-    assert unvisited((1,)) == (1,)
-    assert not isinstance(unvisited((1,)), quote)
+    assert remote.submitted((1,)) == (1,)
+    assert not isinstance(remote.submitted((1,)), quote)
+    assert isinstance(remote.unvisited((1,)), quote)

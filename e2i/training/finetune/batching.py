@@ -8,6 +8,7 @@ are read while the one in hand is trained on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from e2i.errors import ConfigError
 from e2i.heads.build import seeded_generator
 from e2i.training.batches import DistinctClipBatches, EpochPlan, RandomPairBatches
 from e2i.training.finetune.config import FinetuneConfig
-from e2i.training.finetune.encoders import EncoderPair, WindowGroup
+from e2i.training.finetune.encoders import WindowGroup
 from e2i.training.finetune.examples import (
     CaptionTokens,
     Examples,
@@ -71,35 +72,41 @@ class BatchPlans:
         return EpochPlan(plan.order[: full * self._size], (self._size,) * full)
 
 
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What batches take of the training pairs.
+
+    Attributes:
+        tokens: of their captions.
+        listener: reads waveforms.
+        hearing: how they are cut.
+        audio: float32 (C, D), embeddings of the clips, where the audio encoder is frozen.
+        text: float32 (N, D), of the captions, where the text encoder is.
+    """
+
+    tokens: CaptionTokens
+    listener: Listener
+    hearing: Hearing
+    audio: Tensor | None
+    text: Tensor | None
+
+
 class Batches:
     """Batches as one process takes them.
 
     Args:
         fabric: launched.
         config: of the training.
-        encoders: which sides are frozen.
         examples: to train on.
-        tokens: of their captions.
-        listener: reads waveforms.
-        hearing: how they are cut.
-        tables: embeddings of clips (C, D) and captions (N, D), of the sides that are frozen.
+        sides: what is taken of them.
     """
 
     def __init__(
-        self,
-        fabric: Fabric,
-        config: FinetuneConfig,
-        encoders: EncoderPair,
-        examples: Examples,
-        tokens: CaptionTokens,
-        listener: Listener,
-        hearing: Hearing,
-        tables: tuple[Tensor | None, Tensor | None],
+        self, fabric: Fabric, config: FinetuneConfig, examples: Examples, sides: Sides
     ) -> None:
-        self._fabric, self._config, self._encoders = fabric, config, encoders
-        self._examples, self._tokens = examples, tokens
-        self._listener, self._hearing, self._tables = listener, hearing, tables
-        self._most = config.grad_cache or config.batch_size
+        self._fabric, self._config, self._examples = fabric, config, examples
+        self._tokens, self._tables = sides.tokens, (sides.audio, sides.text)
+        self._listener, self._hearing = sides.listener, sides.hearing
 
     def of(self, plan: EpochPlan, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from the one numbered `start` on."""
@@ -109,7 +116,8 @@ class Batches:
         counts: list[int] = []
         for pairs in batches:
             own = pairs[shares(len(pairs), world)[rank]]
-            cut = [own[first : first + self._most] for first in range(0, len(own), self._most)]
+            most = self._config.grad_cache or len(own)
+            cut = [own[first : first + most] for first in range(0, len(own), most)]
             parts += cut
             counts.append(len(cut))
         made = self._listener.prefetched(parts, lambda pairs: self._windows(pairs, epoch))
@@ -119,7 +127,7 @@ class Batches:
 
     def _windows(self, pairs: Sequence[int], epoch: int) -> list[WindowGroup]:
         """The windows of the clips of some pairs; none where the encoder is frozen."""
-        if self._encoders.audio_frozen:
+        if self._tables[0] is not None:
             return []
         waveforms = [self._examples.waveforms[self._examples.pair_clip[pair]] for pair in pairs]
         draws = [generator_of(self._config.seed, "clip", epoch, pair) for pair in pairs]
@@ -128,7 +136,7 @@ class Batches:
     def _part(self, pairs: Sequence[int], groups: list[WindowGroup], epoch: int) -> LocalPart:
         device, share = self._fabric.device, self._config.word_dropout
         tokens = None
-        if not self._encoders.text_frozen:
+        if self._tables[1] is None:
             if share:
                 draws = [generator_of(self._config.seed, "words", epoch, pair) for pair in pairs]
                 tokens = self._tokens.disturbed(pairs, share, draws, device)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from e2i.cache.config import CacheConfig
 from e2i.configuration import Configuration
 from e2i.encoders.config import AudioArch, EncodersConfig, WindowingOption
+from e2i.errors import ConfigError
 from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImageChannelMode, ImageMode, ImageSize
 from e2i.training.config import SelectionMetric, TrainingConfig
@@ -87,7 +89,9 @@ class FinetuneEncoders(Configuration):
         "three of 10 s.",
     )
     sample_rate: int = Field(
-        SAMPLE_RATE, description="Rate of the waveforms in Hz. PaSST hears 32000 and nothing else."
+        SAMPLE_RATE,
+        ge=1,
+        description="Rate of the waveforms in Hz. PaSST hears 32000 and nothing else.",
     )
     max_audio_seconds: float | None = Field(
         None,
@@ -123,19 +127,18 @@ class FinetuneEncoders(Configuration):
         "torchaudio", description="How recordings get the encoder's sample rate."
     )
 
-    @model_validator(mode="after")
-    def _hear_at_the_models_rate(self) -> Self:
-        if self.sample_rate != SAMPLE_RATE:
-            message = (
-                f"sample_rate is not the encoder's: got {self.sample_rate}, expected {SAMPLE_RATE}, "
-                "which PaSST was made for. Leave --sample-rate out: recordings of any rate are "
-                "resampled."
-            )
-            raise ValueError(message)
-        return self
-
     def encoders(self, device: str) -> EncodersConfig:
-        """The same encoders, as `e2i.encoders` takes them."""
+        """The same encoders, as `e2i.encoders` takes them.
+
+        Raises:
+            ConfigError: they are to hear at another rate than they do.
+        """
+        if self.sample_rate != SAMPLE_RATE:
+            raise ConfigError(
+                f"sample_rate is not the encoder's: got {self.sample_rate}, expected "
+                f"{SAMPLE_RATE}, which PaSST was made for. Leave --sample-rate out: recordings of "
+                "any rate are resampled."
+            )
         return EncodersConfig(
             audio_encoder="passt",
             text_encoder="hf",
@@ -201,7 +204,7 @@ class FinetuneHeads(Configuration):
 
 
 class FinetuneNoise(Configuration):
-    """What training changes at random; validation and test never do. All of it is off by default."""
+    """What training changes at random, and validation and test never; off by default."""
 
     patchout_time: int = Field(
         0,
@@ -360,6 +363,10 @@ class FinetuneTraining(Configuration):
         description="Compute each layer's results again when they are needed: less memory, a third "
         "more time.",
     )
+    max_failures: float | None = Field(None, ge=0, description=_said(CacheConfig, "max_failures"))
+    decode_timeout: float = Field(
+        60.0, ge=0.1, le=86_400, description=_said(EncodersConfig, "decode_timeout")
+    )
     num_workers: int = Field(
         4, ge=1, le=512, description="Processes that decode recordings, and threads that read them."
     )
@@ -370,6 +377,15 @@ class FinetuneTraining(Configuration):
         description="Steps after which the state is stored, beside the end of each epoch: what a "
         "kill may cost.",
     )
+
+    @field_validator("max_failures")
+    @classmethod
+    def _count_failures(cls, value: float | None) -> float | None:
+        try:
+            return CacheConfig(max_failures=value).max_failures
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(reason) from error
 
     @model_validator(mode="after")
     def _choose_the_best(self) -> Self:
@@ -388,8 +404,8 @@ class FinetuneTraining(Configuration):
         faults = []
         if self.min_lr > self.max_lr:
             faults.append(
-                f"min_lr is above max_lr: got {self.min_lr:g} and {self.max_lr:g}, expected at most "
-                "as much. Lower --min-lr or raise --max-lr."
+                f"min_lr is above max_lr: got {self.min_lr:g} and {self.max_lr:g}, expected at "
+                "most as much. Lower --min-lr or raise --max-lr."
             )
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 1:
             faults.append(
@@ -399,8 +415,8 @@ class FinetuneTraining(Configuration):
         if self.val_fraction + self.test_fraction >= 1.0:
             faults.append(
                 "val_fraction and test_fraction leave nothing to train on: got "
-                f"{self.val_fraction:g} + {self.test_fraction:g}, expected a sum below 1. Lower one "
-                "of them."
+                f"{self.val_fraction:g} + {self.test_fraction:g}, expected a sum below 1. Lower "
+                "one of them."
             )
         if self.devices > self.batch_size:
             faults.append(
@@ -410,6 +426,10 @@ class FinetuneTraining(Configuration):
         if faults:
             raise ValueError(" ".join(faults))
         return self
+
+    def allowed_failures(self, num_clips: int) -> int:
+        """How many of `num_clips` clips may fail."""
+        return CacheConfig(max_failures=self.max_failures).allowed_failures(num_clips)
 
     def selection(self) -> TrainingConfig:
         """What validation of heads takes of this."""
@@ -431,7 +451,7 @@ class FinetuneConfig(FinetuneEncoders, FinetuneHeads, FinetuneNoise, FinetuneTra
 
     @model_validator(mode="before")
     @classmethod
-    def _take_the_presets_defaults(cls, given: Any) -> Any:
+    def _take_the_presets_defaults(cls, given: object) -> object:
         if not isinstance(given, Mapping):
             return given
         preset = given.get("preset")

@@ -242,7 +242,7 @@ def _text_model(files: ModelFiles, config: FinetuneConfig) -> nn.Module:
                 f"for {files.name}, expected a model that supports it. Leave the option out, or "
                 "add --freeze text."
             )
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     loaded: nn.Module = model
     return loaded
 
@@ -254,5 +254,5 @@ def _leave_out_unused(pair: EncoderPair, reader: CaptionReader) -> None:
     text.sum().backward()
     for parameter in pair.text.parameters():
         if parameter.grad is None:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         parameter.grad = None

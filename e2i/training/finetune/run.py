@@ -109,26 +109,25 @@ class FinetuneRun:
         """Whether all epochs have passed."""
         return len(self.history) >= self.config.epochs
 
-    def epoch(self, save: Callable[[], None], on_batch: Callable[[int, int], None]) -> EpochRecord:
+    def epoch(self, save: Callable[[], None], on_batch: Callable[[int], None]) -> EpochRecord:
         """Pass what is left of the epoch in hand, score, keep the weights if they are the best.
 
         Args:
             save: stores the state; called every `save_every` steps.
-            on_batch: told of batches passed, and of how many there are.
+            on_batch: told of batches passed.
         """
         place = self.place
         plan = self.parts.plans.epoch(place.epoch)
         schedule = Schedule.of(self.config, self._steps(len(plan.sizes)))
         self.parts.encoders.train()
         started, waiting = time.perf_counter(), []
-        on_batch(place.batch, len(plan.sizes))
         for batch in self.parts.batches.of(plan, place.epoch, place.batch):
             waiting.append(batch)
             ends = place.batch + len(waiting) == len(plan.sizes)
             if len(waiting) < self.config.accumulate and not ends:
                 continue
             self._step(waiting, schedule, len(plan.sizes))
-            on_batch(len(waiting), len(plan.sizes))
+            on_batch(len(waiting))
             place.batch += len(waiting)
             waiting = []
             step = place.batch // self.config.accumulate

@@ -19,13 +19,15 @@ Source: L. Gao et al., "Scaling deep contrastive learning batch size under memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor
 
 from e2i.encoders.passt_training import PasstNoise
@@ -72,6 +74,19 @@ class Batch:
     cached: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What training changes at random.
+
+    Attributes:
+        noise: of the audio encoder.
+        seed: of all draws.
+    """
+
+    noise: PasstNoise
+    seed: int
+
+
 class Learner:
     """Encoders and heads in training.
 
@@ -80,21 +95,19 @@ class Learner:
         wrapped: both encoders, set up by Fabric; None where both are frozen.
         heads: on the device.
         images: how the audio embeddings are folded, for a head that takes images; else None.
-        noise: of the audio encoder.
-        seed: of all draws.
+        draws: what is drawn at random.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        wrapped: Callable[..., tuple[Tensor | None, Tensor | None]] | None,
+        wrapped: _FabricModule | None,
         heads: ProjectionHeads,
         images: ImagesConfig | None,
-        noise: PasstNoise,
-        seed: int,
+        draws: Draws,
     ) -> None:
         self._fabric, self._wrapped, self._heads = fabric, wrapped, heads
-        self._images, self._noise, self._seed = images, noise, seed
+        self._images, self._noise, self._seed = images, draws.noise, draws.seed
 
     def backward(self, batch: Batch, step: int, *, share: float = 1.0, last: bool = True) -> Tensor:
         """Add a batch's gradients to those that are there.
@@ -115,7 +128,8 @@ class Learner:
         loss = self._loss(audio, text, batch.clip, step)
         (loss * (share * scale)).backward()  # type: ignore[no-untyped-call]
         if self._wrapped is not None:
-            self._into_encoders(batch, encoded, (audio.grad, text.grad), step, last=last)
+            gradients = (audio.grad, text.grad)
+            self._into_encoders(self._wrapped, batch, encoded, gradients, step, last=last)
         return loss.detach()
 
     def average_head_gradients(self) -> None:
@@ -164,7 +178,10 @@ class Learner:
         seed = seed_of(self._seed, "dropout", step, fabric.global_rank, place)
         with _seeded(seed, fabric.device):
             heard = part.num_pairs if part.groups else 0
-            return self._wrapped(part.groups, heard, part.tokens, self._noise, draw)  # type: ignore[misc]
+            encoded: tuple[Tensor | None, Tensor | None] = self._wrapped(  # type: ignore[misc]
+                part.groups, heard, part.tokens, self._noise, draw
+            )
+            return encoded
 
     def _gathered(self, encoded: Sequence[tuple[Tensor | None, ...]], side: int) -> Tensor:
         """One side's embeddings of the whole batch: a leaf, (B, D)."""
@@ -173,6 +190,7 @@ class Learner:
 
     def _into_encoders(
         self,
+        wrapped: _FabricModule,
         batch: Batch,
         encoded: Sequence[tuple[Tensor | None, Tensor | None]],
         gradients: tuple[Tensor | None, Tensor | None],
@@ -190,7 +208,7 @@ class Learner:
             rows = slice(first, first + part.num_pairs)
             first += part.num_pairs
             syncs = last and (place == ends)
-            with fabric.no_backward_sync(self._wrapped, enabled=not syncs):
+            with fabric.no_backward_sync(wrapped, enabled=not syncs):
                 made = self._encode(part, step, place) if batch.cached else encoded[place]
                 along = [
                     (side * (gradient[rows] * factor)).sum()
@@ -203,7 +221,7 @@ class Learner:
 def shares(num_pairs: int, world_size: int) -> list[slice]:
     """Which rows of a batch each process encodes."""
     cuts = [rank * num_pairs // world_size for rank in range(world_size + 1)]
-    return [slice(start, end) for start, end in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [slice(start, end) for start, end in pairwise(cuts)]
 
 
 def gathered(fabric: Fabric, own: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Fine-tuning from one end to the other: load, train, choose, test, store.
 
-Decides: what is trained on, chosen by and tested on; where a killed run goes on; that the weights of
-the best epoch are tested, and stored beside those of the last one. With several devices each has a
-process of its own; the first of them stores and tells.
+Decides: what is trained on, chosen by and tested on; where a killed run goes on; that the weights
+of the best epoch are tested, and stored beside those of the last one. With several devices each has
+a process of its own; the first of them stores and tells.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import hashlib
 import json
 import multiprocessing
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -28,11 +31,12 @@ from e2i.errors import ConfigError, E2IError
 from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import Checkpoint, EpochSummary, TrainedOn
 from e2i.heads.clip_roles import ClipRoles
+from e2i.images.config import ImagesConfig
 from e2i.report.scores import Metrics
 from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
 from e2i.training.epochs import EpochRecord
-from e2i.training.finetune.batching import Batches, BatchPlans
+from e2i.training.finetune.batching import Batches, BatchPlans, Sides
 from e2i.training.finetune.checkpoint import (
     EncoderWeights,
     encoder_record,
@@ -48,7 +52,7 @@ from e2i.training.finetune.fabric import make_fabric
 from e2i.training.finetune.optimizer import build_optimizer
 from e2i.training.finetune.run import FinetuneRun, Parts
 from e2i.training.finetune.scoring import Scorer, frozen_tables
-from e2i.training.finetune.step import Learner
+from e2i.training.finetune.step import Draws, Learner
 from e2i.training.finetune.waveforms import WaveformStore
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
 from e2i.training.state import StateFile
@@ -114,7 +118,7 @@ class Finetuned:
 
 
 OnEpoch = Callable[[EpochRecord], None]
-OnBatch = Callable[[int, int], None]
+OnBatch = Callable[[int], None]
 
 
 def _ignore(*_: object) -> None:
@@ -135,7 +139,7 @@ def finetune(
         inputs: what is trained on, and where things lie.
         config: which encoders and heads, and how they are trained.
         on_epoch: called after each epoch, and at the start for each that a killed run had passed.
-        on_batch: called with batches passed and batches of the epoch.
+        on_batch: called with the number of batches that have passed since the last call.
 
     Raises:
         ConfigError: clips in two parts, too few clips, no such device, options that do not fit.
@@ -143,7 +147,7 @@ def finetune(
         RunFailedError: the loss left the finite numbers.
         StorageError: the store refused.
     """
-    inputs = _with_parts_held_out(inputs, config)
+    inputs = with_parts_held_out(inputs, config)
     fabric = make_fabric(config)
     if config.devices == 1:
         fabric.launch()
@@ -151,8 +155,12 @@ def finetune(
     return _in_processes(fabric, inputs, config, on_epoch, on_batch)
 
 
-def _with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
-    """Each clip in one part only."""
+def with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
+    """The same inputs with a validation part, and each clip in one part only.
+
+    Raises:
+        ConfigError: clips stand in two parts, or too few are left.
+    """
     if inputs.validation is None:
         cut = hold_out(
             inputs.train.keys,
@@ -167,17 +175,17 @@ def _with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
         inputs = replace(
             inputs, train=inputs.train.of_clips(cut.train), validation=validation, test=test
         )
-    parts = [("validation", inputs.validation), ("test", inputs.test)]
+    parts = [
+        ("validation", "--val-metadata", inputs.validation),
+        ("test", "--test-metadata", inputs.test),
+    ]
     seen = set(inputs.train.keys)
-    for name, part in parts:
+    for name, option, part in parts:
         shared = [key for key in part.keys if key in seen] if part is not None else []
         if part is not None and shared:
             raise ConfigError(
-                f"{name} shares clips with another part: got {len(shared)}, the first "
-                f"{'/'.join(shared[0])!r}, expected none. Give other --{name[:3]}-metadata."
-                if name == "validation"
-                else f"test shares clips with another part: got {len(shared)}, the first "
-                f"{'/'.join(shared[0])!r}, expected none. Give other --test-metadata."
+                f"the {name} part shares clips with another part: got {len(shared)}, the first "
+                f"{'/'.join(shared[0])!r}, expected none. Give another {option}."
             )
         seen |= set(part.keys) if part is not None else set()
     if len(inputs.train.keys) < MIN_TRAIN_CLIPS:
@@ -188,6 +196,15 @@ def _with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
     return inputs
 
 
+def batches_in_all(inputs: Inputs, config: FinetuneConfig) -> int:
+    """How many batches all epochs have, of inputs whose parts are held out.
+
+    Raises:
+        ConfigError: no batch is full, and what does not fill one is to be left out.
+    """
+    return BatchPlans(inputs.train, config).num_batches * config.epochs
+
+
 def _in_processes(
     fabric: Fabric,
     inputs: Inputs,
@@ -195,9 +212,10 @@ def _in_processes(
     on_epoch: OnEpoch,
     on_batch: OnBatch,
 ) -> Finetuned:
-    """A process a device; the first one tells of its progress through a queue."""
+    """A process a device; the first one tells of its progress and outcome through a queue."""
     told: Any = multiprocessing.get_context("spawn").SimpleQueue()
     failures: list[E2IError] = []
+    outcomes: list[Finetuned] = []
 
     def listen() -> None:
         while (message := told.get()) is not None:
@@ -205,14 +223,17 @@ def _in_processes(
             if kind == "epoch":
                 on_epoch(content)
             elif kind == "batch":
-                on_batch(*content)
+                on_batch(content)
+            elif kind == "outcome":
+                outcomes.append(content)
             else:
                 failures.append(content)
 
     listener = threading.Thread(target=listen, name="e2i-finetune-progress", daemon=True)
     listener.start()
     try:
-        outcome: Finetuned = fabric.launch(_work_in_process, inputs, config, told)
+        # In the function, since Lightning takes arguments and results apart and refuses some.
+        fabric.launch(partial(_work_in_process, inputs=inputs, config=config, told=told))
     except Exception as error:
         told.put(None)
         listener.join()
@@ -221,26 +242,30 @@ def _in_processes(
         raise
     told.put(None)
     listener.join()
-    return outcome
+    return outcomes[0]
 
 
 def _work_in_process(
-    fabric: Fabric, inputs: Inputs, config: FinetuneConfig, told: Any
-) -> Finetuned:
+    fabric: Fabric, inputs: Inputs, config: FinetuneConfig, told: SimpleQueue[Any]
+) -> None:
     first = fabric.global_rank == 0
     threads = max(1, torch.get_num_threads() // config.devices)
     torch.set_num_threads(threads)
+    # Lightning's way to gather, which is none of the user's business.
+    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather")
 
     def on_epoch(record: EpochRecord) -> None:
         if first:
             told.put(("epoch", record))
 
-    def on_batch(done: int, total: int) -> None:
+    def on_batch(count: int) -> None:
         if first:
-            told.put(("batch", (done, total)))
+            told.put(("batch", count))
 
     try:
-        return _work(fabric, inputs, config, on_epoch, on_batch)
+        outcome = _work(fabric, inputs, config, on_epoch, on_batch)
+        if first:
+            told.put(("outcome", outcome))
     except E2IError as error:
         told.put(("failure", error))
         raise
@@ -307,12 +332,16 @@ class _Work:
             encoders=encoders,
             heads=self._heads,
             learner=Learner(
-                fabric, wrapped, self._heads, images_of(config), noise_of(config), config.seed
+                fabric,
+                wrapped,
+                self._heads,
+                images_of(config),
+                Draws(noise_of(config), config.seed),
             ),
             optimizer=optimizer,
             take_step=stepper.step,
             plans=self._plans,
-            batches=Batches(fabric, config, encoders, examples, tokens, listener, hearing, tables),
+            batches=Batches(fabric, config, examples, Sides(tokens, listener, hearing, *tables)),
             score=lambda: self._scorer.validation(self._heads),
         )
 
@@ -326,6 +355,7 @@ class _Work:
                 run.restore(stored)
                 for record in run.history:
                     on_epoch(record)
+                on_batch(len(run.history) * self._plans.num_batches + run.place.batch)
             del stored
 
             def save() -> None:
@@ -344,7 +374,7 @@ class _Work:
 
     def _finished(self) -> Finetuned:
         """Store the last weights, then test and store the best."""
-        run, inputs, config = self._run, self._inputs, self._config
+        run, inputs = self._run, self._inputs
         best = run.best
         if best is None:
             raise ConfigError("no epoch was passed: got 0, expected at least 1. Raise --epochs.")
@@ -404,7 +434,7 @@ class _Work:
         save_finetuned(inputs.output, [name], encoders, checkpoint, config)
 
 
-def images_of(config: FinetuneConfig) -> Any:  # noqa: ANN401
+def images_of(config: FinetuneConfig) -> ImagesConfig | None:
     """How audio embeddings are folded; None where the head takes them as they are."""
     return config.heads().images() if config.model_type == "vision" else None
 

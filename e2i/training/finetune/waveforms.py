@@ -200,4 +200,5 @@ class WaveformStore:
 
 def _as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     rounded = np.rint(samples * np.float32(_SCALE))
-    return np.clip(rounded, -_SCALE, _SCALE - 1).astype("<i2")
+    clipped: NDArray[np.int16] = np.clip(rounded, -_SCALE, _SCALE - 1).astype("<i2")
+    return clipped

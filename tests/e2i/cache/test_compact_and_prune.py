@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -313,3 +315,17 @@ def test_sides_with_few_shards_are_left_alone(world: World) -> None:
     world.build(chunk_size=5)
     assert compact_cache(world.folder, above=2).written == 0
     assert compact_cache(world.folder, above=1).written == 2
+
+
+def test_prune_sweeps_what_killed_writes_left_a_day_ago(tmp_path: Path) -> None:
+    world = new_world(4, Folder(tmp_path))
+    world.build()
+    old, young = tmp_path / "audio" / ".e2i-0.tmp", tmp_path / "text" / ".e2i-1.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert prune_cache(world.folder).swept == 1
+    assert not old.exists()
+    assert young.exists()
+    assert prune_cache(world.folder).swept == 0
+    assert len(open_cache(world.folder).load().clip_ids) == 4

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from e2i.cache.config import CacheConfig, default_chunk_size
+from e2i.cache.config import CacheConfig, default_chunk_size, default_text_chunk_size
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,9 @@ def test_chunks_hold_at_least_one_clip(value: int) -> None:
 def test_slow_encoders_get_small_chunks() -> None:
     assert default_chunk_size("passt") < default_chunk_size("unheard of") < 256
     assert default_chunk_size("logmel") == 256
+
+
+def test_captions_take_less_time_than_recordings_so_more_of_them_make_a_chunk() -> None:
+    assert default_text_chunk_size("hashing") > default_text_chunk_size("hf")
+    assert default_text_chunk_size("hf") == default_text_chunk_size("unheard of") == 512
+    assert default_text_chunk_size("hf") > default_chunk_size("logmel")

@@ -16,6 +16,7 @@ from e2i.cache.shards import embedding_type
 from e2i.cache.windows import read_windows
 from e2i.encoders.protocols import AudioEmbedding
 from e2i.errors import CacheCorruptError, CacheError, FingerprintMismatchError
+from e2i.training.windows import stored_windows_of
 
 FIRST, SECOND = "clip 000 #odd%20&.wav", "clip 001 #odd%20&.wav"
 
@@ -150,3 +151,40 @@ def test_damage_is_noticed(windowed: World) -> None:
     windowed.folder.delete(name)
     with pytest.raises(CacheCorruptError, match="missing: got no audio/shard"):
         list(read_windows(cache))
+
+
+class MeanEncoder(WindowedEncoder):
+    """Embeddings that are the mean of their windows, as those of real encoders."""
+
+    def encode(self, waveforms):
+        return [
+            replace(one, embedding=one.windows.mean(axis=0)) for one in super().encode(waveforms)
+        ]
+
+
+def test_training_reads_them_in_the_order_of_the_cache(windowed: World) -> None:
+    world = replace(windowed, audio=MeanEncoder())
+    world.put("one is nan")
+    world.build(3)
+    opened = open_cache(world.folder)
+    cache = opened.load()
+    found = stored_windows_of(world.folder)(cache)
+    expected = [windows_of(world.contents[clip_id]) for clip_id in cache.clip_ids]
+    np.testing.assert_array_equal(found.counts, [len(windows) for windows in expected])
+    np.testing.assert_array_equal(found.rows, np.concatenate(expected))
+    np.testing.assert_allclose(found.means(), cache.audio, rtol=1e-5, atol=1e-6)
+
+
+def test_training_refuses_windows_that_do_not_average_to_the_clip(windowed: World) -> None:
+    windowed.build(3)
+    cache = open_cache(windowed.folder).load()
+    with pytest.raises(CacheError, match=r"do not average to its embedding: got a mean that is of"):
+        stored_windows_of(windowed.folder)(cache)
+
+
+def test_training_refuses_a_cache_without(windowed: World) -> None:
+    plain = replace(windowed.twin(), store_windows=False)
+    plain.build(3)
+    cache = open_cache(plain.folder).load()
+    with pytest.raises(CacheError, match=r"holds no embeddings of windows: got .*--store-windows"):
+        stored_windows_of(plain.folder)(cache)

@@ -12,6 +12,7 @@ from torch import nn
 from e2i.heads.build import build_heads, seeded_generator
 from e2i.heads.config import HeadsConfig
 from e2i.heads.mlp import MLPHead, dropped_out
+from e2i.images.standardization import Standardization
 
 CPU = torch.device("cpu")
 
@@ -30,6 +31,7 @@ def test_defaults_are_the_originals():
         "activation": "relu",
         "dropout": 0.1,
         "standardize_input": False,
+        "audio_pooling": "mean",
         "vision_base_channels": 32,
         "vision_hidden_dim": 512,
         "vision_pooling": "average",
@@ -120,9 +122,27 @@ def test_projections_have_length_one_and_do_not_depend_on_batch_mates():
 def test_dropout_drops_its_share_and_keeps_the_mean():
     ones = torch.ones((200, 500))
     dropped = dropped_out(ones, 0.3, seeded_generator(0, "dropout"))
-    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.7)]
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.7, rel=1e-4)]
     assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 7, 9)])
+def test_dropout_takes_any_shape_and_type(dtype, shape):
+    whole = torch.ones(shape, dtype=dtype)
+    generator = seeded_generator(0, "dropout")
+    assert torch.equal(dropped_out(whole, 0.0, generator), whole)
+    dropped = dropped_out(whole, 0.999999, generator)
+    assert dropped.dtype == dtype
+    assert not dropped.any()
+    assert dropped_out(whole.mT, 0.5, generator).shape == whole.mT.shape
+
+
+def test_units_are_dropped_one_apart_from_the_other():
+    dropped = dropped_out(torch.ones(2000, 64), 0.5, seeded_generator(0, "dropout")) > 0
+    together = torch.corrcoef(dropped.T.float()) - torch.eye(64)
+    assert together.abs().max() < 0.12  # five deviations of 1/√2000
 
 
 def test_dropout_only_where_a_generator_is_given():
@@ -137,8 +157,8 @@ def test_standardization_takes_shift_and_scale_out():
     plain = head(HeadsConfig(standardize_input=True))
     shifted = head(HeadsConfig(standardize_input=True))
     rows = torch.randn((50, 8), generator=seeded_generator(0, "rows"))
-    plain.fit_standardization(rows)
-    shifted.fit_standardization(rows * 7 + 100)
+    plain.standardize_by(Standardization.of((rows).numpy()))
+    shifted.standardize_by(Standardization.of((rows * 7 + 100).numpy()))
     assert torch.allclose(plain(rows), shifted(rows * 7 + 100), rtol=1e-4, atol=1e-4)
 
 
@@ -146,7 +166,7 @@ def test_a_constant_dimension_stays_finite():
     made = head(HeadsConfig(standardize_input=True))
     rows = torch.randn((50, 8), generator=seeded_generator(0, "rows"))
     rows[:, 2] = 0.1
-    made.fit_standardization(rows)
+    made.standardize_by(Standardization.of((rows).numpy()))
     assert made.deviation[2] == 1
     assert made(rows).isfinite().all()
 
@@ -154,7 +174,7 @@ def test_a_constant_dimension_stays_finite():
 def test_without_standardization_statistics_change_nothing():
     made = head(HeadsConfig())
     names = set(made.state_dict())
-    made.fit_standardization(torch.ones((3, 8)))
+    made.standardize_by(Standardization.of((torch.ones((3, 8))).numpy()))
     assert (
         names
         == set(made.state_dict())

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from cache_world import CountingAudioEncoder, CountingTextEncoder, World, new_world
-from mirrors import REPO, mirror_of, shard_bytes
+from mirrors import REPO, mirror_of, shard_bytes, shard_names
 
 from e2i.hub import mirror as mirror_module
 from e2i.hub.background import BackgroundMirror
@@ -85,6 +85,32 @@ def test_each_byte_is_sent_once(hub: HubServer, monkeypatch: pytest.MonkeyPatch)
     world = world_of(60)
     run_mirrored(world, hub, monkeypatch, chunk=4)
     assert shard_bytes(world) <= hub.uploaded_bytes <= 1.1 * shard_bytes(world)
+
+
+def test_shards_that_the_hub_has_are_not_merged_at_the_end_of_a_run(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("e2i.cache.finish.MANY_SHARDS", 4)
+    world = world_of(20)
+    world.build(2)
+    assert len(shard_names(world)) == 2
+    for number in range(20, 40):
+        world.put(f"clip {number:05d}.wav", captions=5)
+    plan = world.plan(2)
+    world.embed(plan)
+    mirror = mirror_of(world)
+    mirror.send_shards()
+    world.finish(verified=plan.verified, stock=plan.stock, mirrored=True, snapshot="never")
+    mirror.finish()
+    assert len(shard_names(world)) == 22
+    assert hub.uploaded_bytes <= 1.1 * shard_bytes(world)
+
+    monkeypatch.setattr("e2i.cache.finish.MANY_MIRRORED_SHARDS", 4)
+    sent = hub.uploaded_bytes
+    world.finish(mirrored=True, snapshot="never")
+    mirror_of(world).finish()
+    assert len(shard_names(world)) == 2
+    assert hub.uploaded_bytes - sent <= 1.1 * shard_bytes(world)
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ def test_the_defaults_are_the_originals():
         "image_channel_mode": "split",
         "images_dir": "pseudo_images",
         "clip_values": False,
+        "standardize": False,
+        "standardize_by": "",
     }
 
 
@@ -44,6 +46,15 @@ def test_folders_that_are_refused(folder):
         f"the folder of the pseudo-images is not a plain name: got {folder!r}, expected letters, "
         "digits, '_', '.', '-' and '/' between folders, and neither 'audio' nor 'text', which hold "
         "the shards. Leave it at 'pseudo_images'."
+    ) in str(caught.value)
+
+
+def test_statistics_need_their_use():
+    with pytest.raises(ValidationError) as caught:
+        ImagesConfig(standardize_by="embeddings/development")
+    assert (
+        "statistics without their use: got standardize_by 'embeddings/development' and not "
+        "standardize, expected both. Give --standardize too."
     ) in str(caught.value)
 
 

@@ -16,7 +16,7 @@ from e2i.images.fold import decode_images, encode_images
 from e2i.images.load import load_images
 from e2i.images.names import png_name
 from e2i.images.png import decode_png
-from e2i.images.render import RenderCounts, render_images
+from e2i.images.render import RenderCounts, missing_rows, render_images, render_rows
 from e2i.images.stored import embedding_digest
 from e2i.storage import Folder
 
@@ -113,6 +113,55 @@ def assert_whole(cache, ids=IDS, embeddings=EMBEDDINGS, config=NATIVE, fingerpri
 
 def test_images_are_rendered_once(cache):
     assert render(cache) == RenderCounts(rendered=12, reused=0, replaced=0, deleted=0)
+    assert_whole(cache)
+
+
+def by_parts(cache, ids=IDS, embeddings=EMBEDDINGS, config=NATIVE, size=5):
+    """What processes of their own do, one after the other: counts, and bytes by file name."""
+    of = {"fingerprint": FINGERPRINT}
+    missing = missing_rows(cache, "audio", ids, embeddings, config, **of)
+    written = {}
+    for start in range(0, len(missing.rows), size):
+        rows = list(missing.rows[start : start + size])
+        some = [ids[row] for row in rows]
+        written |= render_rows(cache, "audio", some, embeddings[rows], config, **of)
+    return missing, written
+
+
+def test_parts_make_the_images_that_one_run_makes(cache, pngs, tmp_path):
+    other = CountingFolder(tmp_path / "other")
+    render(other)
+    missing, written = by_parts(cache)
+    assert (missing.rows, missing.replaced) == (tuple(range(12)), 0)
+    cache.calls.clear()
+    counts = render(cache, written=written)
+    assert counts == RenderCounts(rendered=0, reused=12, replaced=0, deleted=0)
+    assert cache.calls["read png"] == cache.calls["write png"] == 0, "they are vouched for"
+    expected = stored_bytes(tmp_path / "other" / "pseudo_images" / "audio")
+    assert stored_bytes(pngs) == expected
+    assert_whole(cache)
+
+
+def test_parts_are_of_what_is_missing(cache):
+    render(cache, IDS[:7], EMBEDDINGS[:7])
+    missing, written = by_parts(cache)
+    assert missing.rows == tuple(range(7, 12))
+    assert len(written) == 5
+    changed = EMBEDDINGS.copy()
+    changed[2] += 1
+    render(cache, written=written)
+    missing, written = by_parts(cache, embeddings=changed)
+    assert (missing.rows, missing.replaced) == ((2,), 1)
+    render(cache, embeddings=changed, written=written)
+    assert_whole(cache, embeddings=changed)
+
+
+def test_a_part_that_was_lost_is_made_again(cache, pngs):
+    _, written = by_parts(cache)
+    name = png_name("audio", IDS[4])
+    (pngs / name).write_bytes(b"half")
+    (pngs / png_name("audio", IDS[5])).unlink()
+    assert render(cache, written=written).rendered == 2
     assert_whole(cache)
 
 

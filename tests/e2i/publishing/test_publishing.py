@@ -7,6 +7,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from e2i.publishing.promote import promote, roll_back
 from e2i.publishing.published import read_published
 from e2i.report.score_records import read_scores
 from e2i.store_layout import join_url
-from published_world import DATE, QUICK, PublishedWorld, make_world
+from published_world import DATE, QUICK, NamedText, PublishedWorld, make_world
 from s3_server import S3Server
 
 
@@ -92,6 +93,17 @@ def test_the_same_again_changes_nothing(world: PublishedWorld) -> None:
     assert not again.changed
     assert again.notes == ("It is published already.",)
     assert world.store.read("published.json") == before
+
+
+def test_a_damaged_copy_is_mended_by_publishing_again(world: PublishedWorld) -> None:
+    promotion = world.publish().promotion
+    world.store.write(f"{promotion.folder}/checkpoint.safetensors", b"spoiled")
+    again = world.publish()
+    assert again.notes == (
+        "Its copy in the store was not what was published, and is written anew.",
+    )
+    assert again.promotion == promotion
+    assert promoting.checkpoint_fault(world.store, promotion) == ""
 
 
 def test_a_roll_back_leads_to_what_was_before_and_no_further(world: PublishedWorld) -> None:
@@ -170,6 +182,26 @@ def test_a_training_cache_that_is_elsewhere_is_said(world: PublishedWorld) -> No
     done = world.publish()
     assert [cache.role for cache in done.promotion.caches] == ["evaluation", "validation"]
     assert done.notes[-1] == "The cache of data/development is not beside the other one."
+
+
+def test_a_training_cache_by_other_encoders_is_not_named(world: PublishedWorld) -> None:
+    folder = world.store.folder("embeddings/validation")
+    other = replace(
+        world.evaluation,
+        folder=folder,
+        audio_root=world.store.folder("data/validation"),
+        split="validation",
+        texts={},
+        contents={},
+        text=NamedText(salt=1),
+    )
+    other.put("validation 000 #odd%20&.wav")
+    other.build(force=True)
+    done = world.publish()
+    assert [cache.role for cache in done.promotion.caches] == ["evaluation", "train"]
+    assert done.notes[-1] == (
+        "The cache of data/validation was embedded by other encoders since, so it is not named."
+    )
 
 
 @pytest.fixture(params=["memory", "disk", "s3"])

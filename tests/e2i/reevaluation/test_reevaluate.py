@@ -64,7 +64,7 @@ def again(
     how = HowToReevaluate(ReevaluationConfig(**options), QUICK, FEW, None, "cpu")
     return reevaluate(
         world.store_url,
-        read_published(world.store).current,
+        read_published(world.store),
         world.cache,
         drift,
         how,
@@ -83,7 +83,6 @@ def drifted(world: PublishedWorld, sample: int = 100, seed: int = 0) -> Drift:
         load_waveform,
         sample=sample,
         seed=seed,
-        decoders=2,
     )
 
 
@@ -138,6 +137,20 @@ def test_a_spoiled_checkpoint_drops_and_the_result_stays_with_the_former(
     assert by_hand.notes[0].endswith("It was accepted by hand.")
     after = again(world, date="2026-11-30T02:00:00Z")
     assert after.notes == ("Unchanged since 2026-11-29.json.",)
+
+
+def test_before_the_first_one_the_row_of_promotions_is_compared_with_its_first(
+    world: PublishedWorld,
+) -> None:
+    for noise in (2.9, 3.0):
+        world.publish(world.spoiled(noise))
+    found = again(world)
+    assert found.result.reference.name == "promotion 1"
+    assert found.result.verdict.outcome == "dropped"
+    assert found.notes[1] == (
+        "The published checkpoint changed since promotion 1: it is that of promotion 3 now, and "
+        "was that of 1."
+    )
 
 
 def test_a_published_file_that_was_overwritten_is_scored_and_never_accepted(

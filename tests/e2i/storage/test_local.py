@@ -269,6 +269,22 @@ def test_leftovers_of_killed_writers_are_in_nobodys_way(tmp_path):
     assert [file.name for file in folder.files()] == ["a"]
 
 
+def test_old_leftovers_are_swept(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write("audio/a", b"1")
+    old, young = tmp_path / "audio" / ".e2i-0123.tmp", tmp_path / ".e2i-4567.tmp"
+    lock, other = tmp_path / ".e2i-lock", tmp_path / "old.tmp"
+    for path in (old, young, lock, other):
+        path.write_bytes(b"half")
+    for path in (old, lock, other):
+        os.utime(path, (0, 0))
+    assert folder.sweep(3600.0) == 1
+    assert not old.exists()
+    assert all(path.exists() for path in (young, lock, other))
+    assert folder.read("audio/a") == b"1"
+    assert Folder(tmp_path / "nothing-there").sweep(0.0) == 0
+
+
 def test_local_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

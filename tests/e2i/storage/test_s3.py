@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from e2i.errors import (
@@ -217,6 +219,118 @@ def test_the_usual_variables_and_files_are_enough(s3_server, tmp_path):
         assert process.communicate(timeout=60) == ("True 1\n", "")
 
 
+def test_the_region_is_that_of_the_profile_or_the_variable(proxy, tmp_path, monkeypatch):
+    signed_for = re.compile(r"Credential=[^/]+/\d+/([^/]+)/s3/")
+    options = dict(proxy.folder()._options)
+    assert Folder("s3://e2i/x", options).files() == []
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    assert Folder("s3://e2i/x", {**options, "client_kwargs": {}}).files() == []
+    config = tmp_path / "config"
+    config.write_text("[profile north]\nregion = ap-south-2\n")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    by_profile = {**options, "profile": "north"}
+    assert Folder("s3://e2i/x", by_profile).files() == []
+    given = {**options, "client_kwargs": {"region_name": "sa-east-1"}}
+    assert Folder("s3://e2i/x", given).files() == []
+    regions = [signed_for.search(said)[1] for said in proxy.authorizations]
+    assert regions[1:] == ["eu-north-1", "ap-south-2", "sa-east-1"]
+
+
+def test_a_credential_process_is_asked_again_when_its_session_expires(
+    s3_server, tmp_path, monkeypatch
+):
+    program, asked = tmp_path / "fetch.py", tmp_path / "asked"
+    program.write_text(
+        "import datetime, json, sys\n"
+        f"with open({str(asked)!r}, 'a') as file: file.write('x')\n"
+        "soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)\n"
+        "print(json.dumps({'Version': 1, 'Expiration': soon.isoformat(),\n"
+        f"    'AccessKeyId': {s3_server.key!r}, 'SecretAccessKey': {s3_server.secret!r}}}))\n"
+    )
+    name = f"p{uuid.uuid4().hex}"
+    config = tmp_path / "config"
+    config.write_text(f"[profile {name}]\ncredential_process = {sys.executable} {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    options = {"profile": name, "endpoint_url": s3_server.endpoint_url}
+    folder = Folder(f"{s3_server.url}/{uuid.uuid4().hex}", options)
+    assert folder.create("a", b"1")
+    first = len(asked.read_text())
+    time.sleep(1.1)
+    assert folder.read("a") == b"1"
+    assert len(asked.read_text()) > first
+
+
+@pytest.fixture
+def small_parts(monkeypatch) -> int:
+    """The size of a part: the least that S3 takes."""
+    size = 5 * 2**20
+    monkeypatch.setattr(s3, "_PART_BYTES", size)
+    return size
+
+
+def test_a_large_object_goes_up_in_parts(proxy, small_parts):
+    folder = proxy.folder()
+    data = np.random.default_rng(0).bytes(2 * small_parts + 7)
+    assert folder.create("shard", data)
+    uploads = len(proxy.requests)
+    assert folder.read("shard") == data
+    assert folder.info("shard").version.endswith("-3")
+    assert folder.create("shard", b"x" * (small_parts + 1)) is False
+    assert len(proxy.requests) <= uploads + 4  # nothing was sent for it
+    version = folder.read_versioned("shard")[1]
+    newer = folder.replace("shard", data[::-1], version)
+    assert folder.read_versioned("shard") == (data[::-1], newer)
+    with pytest.raises(StaleWriteError):
+        folder.replace("shard", data, version)
+    assert folder.read_versioned("shard") == (data[::-1], newer)
+    folder.write("shard", memoryview(data))
+    assert folder.read("shard") == data
+    folder.write("just fits", data[:small_parts])
+    assert "-" not in folder.info("just fits").version
+
+
+def test_parts_are_sent_again_and_a_lost_answer_is_no_conflict(proxy, small_parts, monkeypatch):
+    monkeypatch.setattr(s3, "_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(s3, "_PARTS_AT_ONCE", 1)
+    folder = proxy.folder()
+    data = bytes(small_parts + 1)
+    proxy.after(2)  # the look, and the beginning
+    proxy.answer_next(503, "SlowDown")
+    assert folder.create("a", data)
+    proxy.requests.clear()
+    proxy.after(4)  # and both parts
+    proxy.lose_next_answer()
+    assert folder.create("b", data)
+    assert folder.read("b") == data
+
+
+def test_an_upload_that_fails_leaves_nothing(proxy, small_parts):
+    folder = proxy.folder()
+    proxy.after(2)
+    proxy.answer_next(403, "AccessDenied", times=2)
+    with pytest.raises(StoragePermissionError):
+        folder.create("a", bytes(small_parts + 1))
+    assert folder.files() == []
+    assert list(folder._store._uploads()) == []
+
+
+def test_what_a_killed_upload_left_is_swept(s3_folder):
+    store = s3_folder._store
+    s3_folder.write("kept", b"1")
+    store._send("create_multipart_upload", "a", **store._address("a"))
+    assert s3_folder.sweep(3600.0) == 0
+    assert s3_folder.folder("elsewhere").sweep(-60.0) == 0
+    assert s3_folder.sweep(-60.0) == 1
+    assert list(store._uploads()) == []
+    assert s3_folder.read("kept") == b"1"
+
+
+def test_who_may_not_list_uploads_sweeps_none(proxy):
+    proxy.answer_next(403, "AccessDenied")
+    assert proxy.folder().sweep(-60.0) == 0
+
+
 def test_an_outage_shows_soon_and_passes(mortal_s3_server):
     folder = Folder(f"{mortal_s3_server.url}/outage", mortal_s3_server.storage_options)
     folder.write("a", b"before")
@@ -254,8 +368,9 @@ class FaultyProxy:
 
     def __init__(self, server: S3Server) -> None:
         self._server = server
-        self.faults: list[Callable[[http.server.BaseHTTPRequestHandler], bool]] = []
+        self.faults: list[Callable[[http.server.BaseHTTPRequestHandler], bool] | None] = []
         self.requests: list[str] = []
+        self.authorizations: list[str] = []
 
     def folder(self) -> Folder:
         options = {
@@ -277,6 +392,10 @@ class FaultyProxy:
 
         self.faults += [answer] * times
 
+    def after(self, requests: int) -> None:
+        """Let so many pass before the next fault."""
+        self.faults += [None] * requests
+
     def lose_next_answer(self) -> None:
         def lose(handler: http.server.BaseHTTPRequestHandler) -> bool:
             handler.close_connection = True
@@ -297,6 +416,7 @@ class FaultyProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 condition = self.headers.get("If-None-Match") or self.headers.get("If-Match")
                 proxy.requests.append(f"{self.command}{' if' if condition else ''}")
+                proxy.authorizations.append(self.headers.get("Authorization", ""))
                 fault = proxy.faults.pop(0) if proxy.faults else None
                 if fault is not None and fault(self):
                     return
@@ -315,7 +435,7 @@ class FaultyProxy:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_PUT = do_HEAD = do_DELETE = forward
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -339,6 +459,7 @@ def shared_proxy(s3_server) -> Iterator[FaultyProxy]:
 def proxy(shared_proxy) -> FaultyProxy:
     shared_proxy.faults.clear()
     shared_proxy.requests.clear()
+    shared_proxy.authorizations.clear()
     return shared_proxy
 
 

@@ -16,6 +16,7 @@ from e2i.errors import StorageError
 from e2i.storage import Folder
 from e2i.tracking import jsonl
 from e2i.tracking.jsonl import JsonLines
+from e2i.tracking.tracker import StoredArtifact
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -51,6 +52,18 @@ def test_configuration_then_steps_then_summary(folder: Folder) -> None:
         {"kind": "step", "step": 2, "loss": 0.5, "text_to_audio_R@10": 0.25},
         {"kind": "summary", "status": "completed", "values": {"best": 0.5, "epochs": 2.0}},
     ]
+
+
+def test_what_lies_in_the_store_is_a_line(folder: Folder) -> None:
+    lines = JsonLines(folder, "small", "id-1")
+    assert lines.links() == {"log": f"{folder.url}/small.jsonl"}
+    lines.artifact(StoredArtifact("heads", "model", "s3://key:hush@bucket/heads", "0f", {"a": "b"}))
+    (entry,) = _entries(folder)
+    del entry["time"]
+    assert entry == {
+        **{"kind": "artifact", "artifact": "model", "name": "heads"},
+        **{"url": "s3://bucket/heads", "sha256": "0f", "facts": {"a": "b"}},
+    }
 
 
 def test_a_run_under_the_same_name_adds_to_the_file(folder: Folder) -> None:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from e2i.tracking.tracker import Status, Trackers, shareable, tracked
+from e2i.tracking.tracker import Status, StoredArtifact, Trackers, shareable, tracked
 
 
 class Recorder:
     """Remembers its calls; raises from the named one on."""
 
-    def __init__(self, raises: str = "", error: BaseException | None = None) -> None:
+    def __init__(self, raises: str = "", error: BaseException | None = None, **links: str) -> None:
         self.calls: list[tuple[str, object]] = []
+        self._links = links
         self._raises = raises
         self._error = error or OSError("no space on s3://key:hush@bucket/logs")
 
@@ -28,6 +29,12 @@ class Recorder:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._call("log", (dict(values), step))
+
+    def links(self) -> Mapping[str, str]:
+        return self._links
+
+    def artifact(self, artifact: StoredArtifact) -> None:
+        self._call("artifact", artifact)
 
     def summary(self, values: Mapping[str, float]) -> None:
         self._call("summary", dict(values))
@@ -62,6 +69,16 @@ def test_one_that_raises_is_left_out_with_one_warning_and_the_others_go_on(raise
     assert [name for name, _ in broken.calls].count(raises) == 1
     assert broken.calls[-1][0] == raises
     assert warnings == ["W&B is off for the rest of this run: no space on s3://bucket/logs"]
+
+
+def test_each_is_told_where_the_others_are() -> None:
+    first, second = Recorder(wandb="https://w/1"), Recorder(log="/logs/a.jsonl")
+    trackers = Trackers({"W&B": first, "the log file": second}, pytest.fail)
+    trackers.start({"lr": 0.5, "links": {"flow_run": "http://p/1"}})
+    links = {"flow_run": "http://p/1", "wandb": "https://w/1", "log": "/logs/a.jsonl"}
+    assert first.calls == second.calls == [("start", {"lr": 0.5, "links": links})]
+    trackers.finish("completed")
+    assert trackers.links() == {"wandb": "https://w/1", "log": "/logs/a.jsonl"}
 
 
 def test_nothing_is_logged_after_the_end() -> None:

@@ -84,6 +84,34 @@ def _assert_whole(records: list[dict[str, Any]]) -> None:
     assert records[-1]["exit"]["exit_code"] == 0  # beside it, whole seconds where there were any
 
 
+def test_the_run_can_be_found_and_names_what_lies_in_the_store(tmp_path: Path) -> None:
+    process = _start(tmp_path, "unset", "no", **PIPES)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    links = json.loads(out)["links"]
+    assert links["log"] == str(tmp_path / "logs" / "train" / "small.jsonl")
+    (kept,) = tmp_path.glob("logs/wandb/offline-run-*")
+    assert links["wandb"] == str(kept)
+    records = _records(tmp_path)
+    (run,) = (record["run"] for record in records if "run" in record)
+    assert (run["job_type"], run["run_group"]) == ("train-projection", "sounds-logmel-hashing")
+    assert run["tags"] == ["sounds", "logmel", "x" * 64]
+    (artifact,) = (record["artifact"] for record in records if "artifact" in record)
+    assert (artifact["type"], artifact["name"]) == ("model", "projection-heads")
+    (entry,) = artifact["manifest"]["contents"]
+    assert entry["ref"] == "s3://bucket/checkpoints/heads.safetensors"
+    assert (entry["path"], entry["digest"]) == ("heads.safetensors", "0f" * 32)
+    assert json.loads(artifact["metadata"])["facts"] == {"audio_fingerprint": "a1b2"}
+    configured: dict[str, Any] = {}
+    for record in records:
+        configured |= record.get("config", {}).get("update", {})
+    assert configured["links"]["log"] == links["log"]
+    lines = (tmp_path / "logs" / "train" / "small.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["config"]["links"] == links
+    for path in (tmp_path / "logs").rglob("*"):
+        assert not path.is_file() or b"hush" not in path.read_bytes(), path
+
+
 def _assert_no_secret(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
@@ -204,8 +232,8 @@ def test_a_folder_that_cannot_be_written_costs_the_logs_alone(tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"")
     warnings = _log_in_this_process(tmp_path / "file" / "logs", "offline")
     assert len(warnings) == 2
-    assert warnings[0].startswith("the log file is off for the rest of this run: ")
-    assert warnings[1].startswith("W&B is off for the rest of this run: ")
+    assert warnings[0].startswith("W&B is off for the rest of this run: ")
+    assert warnings[1].startswith("the log file is off for the rest of this run: ")
 
 
 @pytest.mark.parametrize(

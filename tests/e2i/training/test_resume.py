@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from e2i.heads.config import HeadsConfig
 from e2i.losses import contrastive_loss
 from e2i.storage import Folder
 from e2i.training.config import TrainingConfig
-from e2i.training.state import StateFile
+from e2i.training.state import StateFile, TrainingState
 from e2i.training.train import train_heads
 
 MLP = HeadsConfig(hidden_dim=32, out_dim=16, standardize_input=True)
@@ -108,7 +109,7 @@ from e2i.heads.config import HeadsConfig
 from e2i.storage import Folder
 from e2i.training import epochs
 from e2i.training.config import TrainingConfig
-from e2i.training.state import StateFile
+from e2i.training.state import StateFile, TrainingState
 from e2i.training.train import train_heads
 
 folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
@@ -227,3 +228,42 @@ def test_the_state_of_a_killed_training_lies_in_its_file(tmp_path, caches, monke
     with pytest.raises(KilledError):
         train(Folder(tmp_path), caches)
     assert [path.name for path in Path(tmp_path).iterdir()] == [NAME]
+
+
+def test_a_state_that_takes_long_to_write_is_written_now_and_then(tmp_path, monkeypatch):
+    clock = [100.0]
+    time = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("e2i.training.state.time", time)
+    plain = Folder.write
+
+    def slow(folder, *arguments, **options):
+        plain(folder, *arguments, **options)
+        clock[0] += 2.0
+
+    monkeypatch.setattr(Folder, "write", slow)
+    state = TrainingState({"model.a": torch.ones(1)}, {})
+    with StateFile(Folder(tmp_path), NAME, largest_share=0.1) as file:
+        assert file.is_due
+        file.save("f", state)
+        file._written.result()
+        for at, due in ((102.0, False), (119.9, False), (120.0, True), (500.0, True)):
+            clock[0] = at
+            assert file.is_due is due
+    with StateFile(Folder(tmp_path), NAME) as file:
+        file.save("f", state)
+        assert file.is_due  # after each epoch, unless a share is given
+
+
+def test_best_weights_that_are_the_models_are_stored_once(tmp_path, caches):
+    seen = []
+
+    class Watched(StateFile):
+        def save(self, fingerprint, state):
+            names = {name.partition(".")[0] for name in state.tensors}
+            seen.append("best" in names)
+            super().save(fingerprint, state)
+
+    with Watched(Folder(tmp_path), NAME) as state:
+        trained = train_heads(*caches, MLP, TRAINING, state=state)
+    assert seen == [not epoch.is_best for epoch in trained.history]
+    assert not seen[0]

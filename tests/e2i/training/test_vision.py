@@ -15,6 +15,7 @@ from e2i.heads.config import HeadsConfig
 from e2i.images.config import ImagesConfig
 from e2i.images.names import png_name
 from e2i.images.render import render_images
+from e2i.images.standardization import Standardization
 from e2i.retrieval.config import EvaluationConfig
 from e2i.storage import Folder
 from e2i.training import pseudo_images
@@ -54,7 +55,13 @@ def store(tmp_path, make_cache):
         def __init__(self) -> None:
             self.folders: dict[str, Folder] = {}
 
-        def cache(self, split: str, images: HeadsConfig | None = HEADS, clips: int = 40):
+        def cache(
+            self,
+            split: str,
+            images: HeadsConfig | None = HEADS,
+            clips: int = 40,
+            by: Standardization | None = None,
+        ):
             folder = self.folders[split] = Folder(tmp_path / split)
             cache = make_cache(clips, split=split, url=folder.url)
             if images is not None:
@@ -65,6 +72,7 @@ def store(tmp_path, make_cache):
                     cache.audio,
                     images.images(),
                     fingerprint=cache.audio_fingerprint,
+                    standardization=by,
                 )
             return cache
 
@@ -117,11 +125,16 @@ def test_two_runs_are_equal_to_the_bit_and_nothing_global_is_touched(make_cache,
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_generated_disk_and_auto_train_to_the_same_bits(store, held_out, monkeypatch):
-    heads = heads_with(standardize_input=True)
-    train = store.cache("development")
-    validation = None if held_out else store.cache("validation")
+@pytest.mark.parametrize("standardize", [False, True])
+def test_generated_disk_and_auto_train_to_the_same_bits(store, held_out, standardize, monkeypatch):
+    heads = heads_with(standardize_input=standardize)
+    train = store.cache("development", None)
+    validation = None if held_out else store.cache("validation", None)
     generated = train_heads([train], validation, heads, QUICK)
+    by = generated.checkpoint.heads().audio.standardization
+    assert (by is None) is not standardize
+    for split in store.folders:
+        store.cache(split, heads, by=by)
     # What follows may not fold anything: the images have to be those from the disk.
     monkeypatch.setattr(pseudo_images, "fold_embeddings", lambda *_: pytest.fail("generated"))
     monkeypatch.setattr("e2i.heads.cnn.fold_embeddings", lambda *_: pytest.fail("generated"))
@@ -130,6 +143,38 @@ def test_generated_disk_and_auto_train_to_the_same_bits(store, held_out, monkeyp
         stored = train_heads([train], validation, config, QUICK, load_stored=store.load)
         assert equal_weights(stored.checkpoint, generated.checkpoint)
         assert stored.checkpoint.record.heads.vision_image_source == source
+
+
+def test_images_by_other_statistics_are_refused_from_disk_and_not_taken_by_auto(store):
+    heads = heads_with(standardize_input=True)
+    train = store.cache("development", None)
+    other = Standardization.of(train.audio[:20])
+    store.cache("development", heads, by=other)
+    validation = store.cache("validation", heads, by=other)
+    disk, auto = (heads.model_copy(update={"vision_image_source": s}) for s in ("disk", "auto"))
+    with pytest.raises(ImageError) as caught:
+        train_heads([train], validation, disk, QUICK, load_stored=store.load)
+    wanted = Standardization.of(train.audio).digest
+    assert str(caught.value).endswith(
+        f"was made otherwise: got standardization {other.digest!r}, expected {wanted!r}. Train "
+        "from generated images, or run e2i cache-images --standardize --standardize-by with the "
+        "cache or checkpoint whose training clips these are."
+    )
+    generated = train_heads([train], validation, heads, QUICK)
+    stored = train_heads([train], validation, auto, QUICK, load_stored=store.load)
+    assert equal_weights(stored.checkpoint, generated.checkpoint)
+
+
+def test_evaluation_standardizes_by_the_checkpoints_statistics(store, monkeypatch):
+    heads = heads_with(standardize_input=True, vision_image_source="auto")
+    train, validation = store.cache("development", None), store.cache("validation", None)
+    trained = train_heads([train], validation, heads, QUICK, load_stored=store.load).checkpoint
+    evaluation = store.cache("evaluation", None)
+    generated = evaluate_checkpoint(trained, evaluation, PLAIN, device="cpu")
+    store.cache("evaluation", heads, by=trained.heads().audio.standardization)
+    monkeypatch.setattr(pseudo_images, "fold_embeddings", lambda *_: pytest.fail("generated"))
+    stored = evaluate_checkpoint(trained, evaluation, PLAIN, device="cpu", load_stored=store.load)
+    assert stored.retrieval.scores == generated.retrieval.scores
 
 
 def test_several_caches_are_read_in_their_order(store):
@@ -142,7 +187,7 @@ def test_several_caches_are_read_in_their_order(store):
 
 
 def test_generated_reads_nothing(make_cache):
-    def refuse(cache, config):
+    def refuse(*_):
         pytest.fail("read")
 
     train_heads([make_cache()], None, HEADS, QUICK, load_stored=refuse)
@@ -160,9 +205,9 @@ def test_images_too_many_to_keep_train_to_the_same_bits(make_cache, monkeypatch)
 def test_images_are_folded_once(make_cache, monkeypatch):
     folded = []
 
-    def recorded(embeddings, config):
+    def recorded(embeddings, *rest):
         folded.append(len(embeddings))
-        return fold(embeddings, config)
+        return fold(embeddings, *rest)
 
     fold = pseudo_images.fold_embeddings
     monkeypatch.setattr(pseudo_images, "fold_embeddings", recorded)
@@ -225,7 +270,7 @@ def test_stored_images_may_lie_in_another_folder(store):
 
 
 def test_auto_hides_no_trouble_of_the_store(make_cache):
-    def unavailable(cache, config):
+    def unavailable(*_):
         raise StorageUnavailableError("away")
 
     auto = heads_with(vision_image_source="auto")
@@ -292,12 +337,11 @@ def test_evaluation_takes_images_as_the_checkpoint_says(store, monkeypatch):
 
 def test_standardization_uses_training_clips_only(make_cache):
     cache = make_cache()
-    trained = train_heads(
-        [cache], make_cache(split="validation"), heads_with(standardize_input=True), QUICK
-    )
-    pixels = pseudo_images.audio_input(cache.audio, None, HEADS, torch.device("cpu")).double()
-    mean = trained.checkpoint.weights["audio.mean"].double()
-    torch.testing.assert_close(mean, pixels.mean(0), rtol=1e-6, atol=1e-5)
+    heads = heads_with(standardize_input=True)
+    trained = train_heads([cache], make_cache(split="validation"), heads, QUICK)
+    found = trained.checkpoint.heads().audio.standardization
+    assert found is not None
+    assert found.digest == Standardization.of(cache.audio).digest
 
 
 def test_the_budget_is_as_stated():

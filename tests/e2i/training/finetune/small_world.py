@@ -76,9 +76,7 @@ class SmallWorld:
 
     def inputs(self, output: Path, name: str = "finetune_baseline") -> Inputs:
         waveforms = Folder(self.root / "waveforms")
-        return Inputs(
-            self.examples(), None, None, waveforms, Folder(output), name
-        )
+        return Inputs(self.examples(), None, None, waveforms, Folder(output), name)
 
     def examples(self) -> Examples:
         """All clips, decoded in this process."""
@@ -89,7 +87,7 @@ class SmallWorld:
         stored, failed, _ = store.prepare(
             Folder(clips.audio_root_url),
             clips.clips,
-            lambda data, rate, name: load_waveform(data, rate, name),
+            load_waveform,
             1,
         )
         assert not failed
