@@ -178,9 +178,9 @@ def layer_flops(tokens: int) -> int:
 
 
 def transformer_flops(architecture: Architecture) -> float:
-    """Of one full window, as e2i computes it: the last block for two tokens, but for key, value."""
+    """Of one full window, as e2i computes it: the last block for two tokens, without keys."""
     tokens = architecture.tokens(architecture.window_samples)
-    last = 2 * tokens * DIM * DIM * 2 + 2 * 2 * DIM * DIM * 10 + 4 * 2 * tokens * DIM
+    last = 2 * 2 * DIM * DIM * 12 + 4 * 2 * 12 * tokens * DIM
     return (architecture.depth - 1) * layer_flops(tokens) + last
 
 

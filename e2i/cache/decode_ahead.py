@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -92,8 +92,8 @@ def decoded_ahead(
     *,
     decoders: int,
     samples: int,
-) -> Iterator[tuple[_R, _W | AudioError]]:
-    """Recordings and their waveforms, in order, decoded a few ahead.
+) -> Generator[tuple[_R, _W | AudioError]]:
+    """Recordings and their waveforms, in order, decoded a few ahead; to be closed when done with.
 
     Args:
         recordings: what to decode.

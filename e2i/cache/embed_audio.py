@@ -253,16 +253,17 @@ class _ChunkWork:
         decoded = decoded_ahead(
             recordings, self._decode, decoders=self.decoders, samples=_SAMPLES_AHEAD
         )
-        for recording, outcome in decoded:
-            if isinstance(outcome, AudioError):
-                self._fail(recording.clip, recording.sha256, outcome, after_reading=True)
-                continue
-            batch.append((recording, outcome))
-            if len(batch) == _CLIPS_A_CALL or _num_samples(batch) >= _SAMPLES_A_CALL:
-                rows += self._encode(batch)
-                batch = []
-                if self.stop is not None and self.stop():
-                    return rows
+        with contextlib.closing(decoded):
+            for recording, outcome in decoded:
+                if isinstance(outcome, AudioError):
+                    self._fail(recording.clip, recording.sha256, outcome, after_reading=True)
+                    continue
+                batch.append((recording, outcome))
+                if len(batch) == _CLIPS_A_CALL or _num_samples(batch) >= _SAMPLES_A_CALL:
+                    rows += self._encode(batch)
+                    batch = []
+                    if self.stop is not None and self.stop():
+                        return rows
         return rows + self._encode(batch)
 
     def _read_one(self, clip: WantedClip) -> _Recording | Exception:

@@ -9,7 +9,7 @@ What is decided here, beside what the published model computes:
 - The mel spectrogram is float32 whatever the precision; its filter bank is made once, on the
   device.
 - Attention is torch's fused one, save for bfloat16 on a CPU, and the last block computes only the
-  two tokens that are read.
+  two tokens that are read, and keys and values of none.
 - Patches are products of unfolded patches and a matrix, so that one kind of product makes up the
   whole model, and `e2i.encoders.products` can make it quick and keep it exact.
 - The residual stream stays float32 in the shorter precisions too: it costs next to nothing, and
@@ -43,6 +43,7 @@ from e2i.encoders.products import linear_gelu, pack_linears, strict_float32
 from e2i.errors import EncoderUnavailableError
 
 HEADS = 12
+_WIDTH = DIM // HEADS
 NORM_EPS = 1e-6
 _FFT, _FRAME = 1024, 800
 _PREEMPHASIS = 0.97
@@ -84,33 +85,59 @@ class LogMel(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block; the last one computes only the first two tokens."""
+    """One transformer block."""
 
-    def __init__(self, *, last: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._last = last
         self.norm1, self.norm2 = nn.LayerNorm(DIM, NORM_EPS), nn.LayerNorm(DIM, NORM_EPS)
-        # The query apart from key and value, where it is wanted of two tokens only.
-        self.query = nn.Linear(DIM, DIM) if last else None
-        self.qkv = nn.Linear(DIM, (2 if last else 3) * DIM)
+        self.qkv = nn.Linear(DIM, 3 * DIM)
         self.proj = nn.Linear(DIM, DIM)
         self.fc1, self.fc2 = nn.Linear(DIM, 4 * DIM), nn.Linear(4 * DIM, DIM)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, N, 768) to the same, or to (B, 2, 768); `tokens` is overwritten."""
-        batch, count, _ = tokens.shape
-        normed = _normed(self.norm1, tokens, dtype)
-        parts = self.qkv(normed).view(batch, count, -1, HEADS, DIM // HEADS).transpose(1, 3)
-        if self.query is not None:
-            key, value = parts.unbind(2)
-            query = self.query(normed[:, :2]).view(batch, 2, HEADS, -1).transpose(1, 2)
-            tokens = tokens[:, :2]
-        else:
-            query, key, value = parts.unbind(2)
-        heard = _attention(query, key, value)
-        tokens += self.proj(heard.transpose(1, 2).reshape(batch, -1, DIM))
+        """(B, N, 768) to the same, or to (B, 2, 768) by the last one; `tokens` is overwritten."""
+        heard = self.heard(_normed(self.norm1, tokens, dtype))
+        tokens = tokens[:, : heard.shape[1]]
+        tokens += self.proj(heard)
         tokens += self.fc2(linear_gelu(self.fc1, _normed(self.norm2, tokens, dtype)))
         return tokens
+
+    def heard(self, normed: Tensor) -> Tensor:
+        """What the tokens (B, N, 768) take from each other, before it is projected."""
+        batch, count, _ = normed.shape
+        parts = self.qkv(normed).view(batch, count, 3, HEADS, _WIDTH).transpose(1, 3)
+        return _attention(*parts.unbind(2)).transpose(1, 2).reshape(batch, count, DIM)
+
+
+class LastBlock(Block):
+    """The last block, which computes only the two tokens that are read.
+
+    Two queries of 12 heads are less than 64 rows, so their products with the tokens themselves cost
+    less than keys and values of all tokens: q · (K x + k) is (Kᵀ q) · x and something that is the
+    same for all x, which softmax does not see; and as its weights w add up to 1, Σ w (V x + v) is
+    V Σ w x + v.
+    """
+
+    key: Tensor
+    value: Tensor
+    value_bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.qkv
+        self.query = nn.Linear(DIM, DIM)
+        for name, shape in (("key", (DIM, DIM)), ("value", (DIM, DIM)), ("value_bias", (DIM,))):
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+
+    def heard(self, normed: Tensor) -> Tensor:
+        """(B, N, 768) to (B, 2, 768)."""
+        batch = len(normed)
+        query = self.query(normed[:, :2]).view(batch, 2, HEADS, _WIDTH)
+        key, value = (part.view(HEADS, _WIDTH, DIM) for part in (self.key, self.value))
+        asked = torch.einsum("bthw,hwd->bthd", query, key).reshape(batch, 2 * HEADS, DIM)
+        weights = torch.softmax(asked @ normed.transpose(1, 2) * _WIDTH**-0.5, -1)
+        mixed = (weights @ normed).view(batch, 2, HEADS, DIM)
+        return torch.einsum("bthd,hwd->bthw", mixed, value).reshape(batch, 2, DIM) + self.value_bias
 
 
 class Passt(nn.Module):
@@ -141,7 +168,7 @@ class Passt(nn.Module):
         with torch.device("meta"):
             self.patch = nn.Linear(PATCH * PATCH, DIM)
             depth = architecture.depth
-            self.blocks = nn.ModuleList(Block(last=place == depth - 1) for place in range(depth))
+            self.blocks = nn.ModuleList([*(Block() for _ in range(depth - 1)), LastBlock()])
             self.norm = nn.LayerNorm(DIM, NORM_EPS)
         self.load_state_dict(_renamed(weights, depth), strict=False, assign=True)
         row, column = weights["freq_new_pos_embed"], weights["time_new_pos_embed"]
@@ -153,6 +180,8 @@ class Passt(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 layer.to(dtype)
+        for part in self.blocks[-1].parameters(recurse=False):
+            part.data = part.data.to(dtype)
         pack_linears(self)
 
     @torch.inference_mode()
@@ -211,8 +240,12 @@ def _renamed(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
             value = value.reshape(DIM, -1) if value.ndim == 4 else value  # noqa: PLW2901
             renamed[name.replace("patch_embed.proj", "patch")] = value.float()
         elif name.startswith(last):
-            renamed[name.replace(".qkv.", ".query.")] = value[:DIM].float().contiguous()
-            renamed[name] = value[DIM:].float().contiguous()
+            query, key, values = (part.float().contiguous() for part in value.chunk(3))
+            renamed[name.replace(".qkv.", ".query.")] = query
+            if name.endswith("weight"):
+                renamed |= {f"blocks.{depth - 1}.key": key, f"blocks.{depth - 1}.value": values}
+            else:
+                renamed[f"blocks.{depth - 1}.value_bias"] = values
         elif name.startswith(("blocks.", "norm.")):
             renamed[name] = value.float()
     return renamed

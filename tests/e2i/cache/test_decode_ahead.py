@@ -13,7 +13,13 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import soundfile
-from cache_world import SAMPLE_RATE, CountingAudioEncoder, FakeWaveform, new_world
+from cache_world import (
+    SAMPLE_RATE,
+    CountingAudioEncoder,
+    FakeWaveform,
+    load_waveform,
+    new_world,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -143,6 +149,27 @@ def test_several_long_recordings_are_not_begun_at_once(monkeypatch: pytest.Monke
     assert result.embedded == 8
     assert most[0] == 60
     assert max(most) <= MOST + 60
+
+
+def test_an_encoder_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for room would keep the process from ending."""
+    monkeypatch.setattr(embed_audio, "_CLIPS_A_CALL", 1)
+    world = new_world(6)
+    before = set(threading.enumerate())
+
+    class Broken(CountingAudioEncoder):
+        def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> list[AudioEmbedding]:
+            raise RuntimeError("out of order")
+
+    (chunk,) = world.plan(6).audio_chunks
+    with pytest.raises(RuntimeError, match="out of order") as raised:
+        embed_audio_chunk(
+            world.folder, world.audio_root, chunk, Broken(), load_waveform, decoders=3
+        )
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert raised.tb is not None, "what failed is still held, as by whoever reports it"
 
 
 @pytest.fixture
