@@ -194,9 +194,9 @@ def test_a_store_that_stays_away(start: Start, tmp_path: Path, mortal_s3_server:
     assert (process.returncode, out) == (1, "")
     last = err.strip().splitlines()[-1]
     assert re.fullmatch(
-        r"e2i cache-embeddings: \d+ of \d+ chunks could not be embedded: got cannot (read|write): "
-        rf"the store does not answer: .* {cache}/.* Run the same command again: what is stored is "
-        r"kept\.",
+        r"e2i cache-embeddings: \d+ of \d+ chunks could not be embedded: got the store does not "
+        rf"answer to \w+: got \w+ for {cache}/.*, expected an answer\. Check that it is up and "
+        r"reachable, then try again\. Run the same command again: what is stored is kept\.",
         last,
     ), err
     assert "Traceback" not in err
