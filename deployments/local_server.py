@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-WAIT_S = 120.0
+WAIT_S = 300.0
+"""Ten seconds is usual on two idle cores; on busy ones it is minutes."""
+
 STOP_WAIT_S = 20.0
 
 SETTINGS = {
@@ -64,8 +66,9 @@ def start(port: int) -> str:
     home = prefect_home()
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "e2i-server.log"
-    environment = {**SETTINGS, **os.environ}
-    environment.pop("PREFECT_API_URL", None)
+    # The pages of the UI ask this address, whatever the caller's own profile says.
+    environment = {**SETTINGS, "PREFECT_SERVER_UI_API_URL": url, **os.environ}
+    environment["PREFECT_API_URL"] = url
     with log_path.open("wb") as log:
         server = subprocess.Popen(
             [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -79,6 +82,7 @@ def start(port: int) -> str:
     deadline = time.monotonic() + WAIT_S
     while not is_healthy(port):
         if server.poll() is not None or time.monotonic() > deadline:
+            server.kill()
             words = log_path.read_text(errors="replace").strip().splitlines()[-1:]
             raise SystemExit(
                 f"The Prefect server did not start: got {words[0] if words else 'no word'!r}, "

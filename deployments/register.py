@@ -35,21 +35,23 @@ def for_containers(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "pull": pull}
 
 
-def check_stores(environ: Mapping[str, str]) -> None:
-    """Containers share no folder with this machine.
+def check_stores(pool_type: PoolType, environ: Mapping[str, str]) -> None:
+    """A store has to be the same wherever a worker runs; containers share no folder with others.
 
     Raises:
-        SystemExit: a store is none that they reach.
+        SystemExit: a store is none that workers reach.
     """
+    local = pool_type == "process"
+    rule = "an absolute path or a URL" if local else "a URL such as s3://bucket/e2i"
     for variable, option in (
         ("E2I_STORE_URL", "STORE_URL"),
         ("E2I_DEMO_STORE_URL", "DEMO_STORE_URL"),
     ):
         url = environ.get(variable, "")
-        if "://" not in url:
+        if "://" not in url and not (local and Path(url).is_absolute()):
             raise SystemExit(
-                f"containers cannot reach the store: got {variable}={url!r}, expected a URL such "
-                f"as s3://bucket/e2i. Set {option}."
+                f"workers would not find the store: got {variable}={url!r}, expected {rule}. "
+                f"Set {option}."
             )
 
 
@@ -86,8 +88,7 @@ def register(client: SyncPrefectClient, pool_type: PoolType, gpu_slots: int) -> 
     Raises:
         SystemExit: something is not as it should be.
     """
-    if pool_type != "process":
-        check_stores(os.environ)
+    check_stores(pool_type, os.environ)
     for pool in pools(pool_type, gpu_slots):
         sys.stdout.write(ensure(client, pool) + "\n")
     declared = _deploy(pool_type)

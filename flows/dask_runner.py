@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from prefect_dask.task_runners import DaskTaskRunner
 
-from e2i.decoding.pool import usable_cores
+from e2i.cores import usable_cores
 from flows.event_flush import flush
 from flows.runner_parameters import RunnerConfig
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -85,7 +86,8 @@ def _run(command: Command, options: Options) -> RunSummary:
             for name in type(options.parameters).model_fields
         }
         try:
-            with ServerWatch(server.url):
+            # A private server is watched, and started again, by its own guard.
+            with nullcontext() if server.private else ServerWatch(server.url):
                 return flow(**parameters)
         finally:
             sink.close()

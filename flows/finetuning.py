@@ -9,8 +9,8 @@ from e2i.training.finetune.sources import default_waveforms_url, other_split
 from flows.flow_setup import flow
 from flows.run_record import RunRecord, name_run
 from flows.summary import RunSummary
-from tasks.embedding import unvisited
 from tasks.finetuning import PreparedSplit, finetune_encoders, prepare_recordings
+from tasks.remote import unvisited
 
 
 @flow(name="e2i-finetune", flow_run_name=name_run, persist_result=False)

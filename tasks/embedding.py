@@ -249,7 +249,7 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
     stopping = (flow_run.get_id() or "") in _stopping
-    outcomes: list[object] = [None if stopping else outcome_of(future) for future in futures]
+    outcomes = [None if stopping else outcome_of(future) for future in futures]
     left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,

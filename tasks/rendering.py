@@ -21,7 +21,7 @@ from e2i.report.sheet import SheetRow, contact_sheet
 from e2i.storage import Folder
 from e2i.store_layout import join_url
 from e2i.training.image_statistics import image_standardization
-from tasks.artifacts import sheet_artifact
+from tasks.artifacts import artifact_key, sheet_artifact
 from tasks.policy import TRIED_AGAIN, WHOLE_TIMEOUT_S
 from tasks.progress import Stage, progress_sink
 from tasks.remote import outcome_of, unvisited
@@ -149,19 +149,23 @@ def render_by_parts(cache_url: str, side: Side, images: ImagesConfig, label: str
         render_part.submit(cache_url, side, images, rows, label, part)
         for part, rows in enumerate(parts.rows)
     ]
-    outcomes: list[object] = [outcome_of(future) for future in futures]
-    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    written: dict[str, int] = {}
+    errors: list[BaseException] = []
+    total = sum(map(len, parts.rows))
+    key = artifact_key("rendering", label) if total else None
+    with Stage(f"render {label} by parts", total, "pseudo-images", key) as stage:
+        for future in futures:
+            outcome = outcome_of(future)
+            if isinstance(outcome, BaseException):
+                errors.append(outcome)
+                continue
+            written |= outcome
+            stage.settle(len(outcome), told=False)
     if errors:
         raise RunFailedError(
             f"{len(errors)} of {len(futures)} parts of the pseudo-images could not be rendered: "
             f"got {errors[0]} Run the same command again: what is stored is kept."
         ) from errors[0]
-    written = {
-        name: size
-        for outcome in outcomes
-        if isinstance(outcome, dict)
-        for name, size in outcome.items()
-    }
     return render_side(cache_url, side, images, label, unvisited(parts), unvisited(written))
 
 

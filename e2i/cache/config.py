@@ -82,7 +82,7 @@ def default_chunk_size(audio_encoder: str) -> int:
 def default_text_chunk_size(text_encoder: str) -> int:
     """Clips whose captions are a chunk, for a text encoder by its name on the command line.
 
-    A caption takes a hundredth of the time of a recording or less, and a task run costs some
-    milliseconds whatever is in it.
+    A caption takes far less time than a recording, and a task run costs the same whatever is in
+    it: `python -m benchmarks.orchestration share` says how much.
     """
     return _TEXT_CHUNK_SIZES.get(text_encoder, _OTHER_TEXT_CHUNK_SIZE)

@@ -207,7 +207,8 @@ class _Reading:
         """For each caption the row of its clip; each clip is looked up once."""
         coded = names.combine_chunks().dictionary_encode()
         found = [self._row_of_clip.get(name, -1) for name in coded.dictionary.to_pylist()]
-        return np.array(found, np.int64)[coded.indices.to_numpy()]
+        rows: NDArray[np.int64] = np.array(found, np.int64)[coded.indices.to_numpy()]
+        return rows
 
     def _corrupt(self, entry: ShardEntry, got: str, expected: str) -> CacheCorruptError:
         return corrupt(self._folder, entry.name, got, expected)

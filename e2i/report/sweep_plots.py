@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from e2i.report.plots import Plot, Theme, drawn, legend
+from e2i.report.plots import LIGHT, Plot, Theme, drawn, legend
 from e2i.report.sweep_content import SweepContent
 from e2i.sweep.arms import ARM_WORDS
 from e2i.sweep.config import ALL_ARMS, ArmName
@@ -80,7 +80,7 @@ def _seed_plot(content: SweepContent) -> Plot:
         for column, budget in enumerate(budgets):
             for place, one in enumerate(content.at(budget)):
                 scores = 100 * np.array(one.seed_scores(metric))
-                height = place + (column - (len(budgets) - 1) / 2) * 0.5 / max(1, len(budgets) - 1)
+                height = place + (column - (len(budgets) - 1) / 2) * 0.32 / max(1, len(budgets) - 1)
                 color = theme.models[column % len(theme.models)]
                 label = f"{budget:,} parameters" if place == 0 else None
                 axes.plot(
@@ -156,7 +156,7 @@ def _short(count: int) -> str:
 
 
 def _color(arm: ArmName, theme: Theme) -> str:
-    colors = _LIGHT_ARMS if theme.paper == "#ffffff" else _DARK_ARMS
+    colors = _LIGHT_ARMS if theme is LIGHT else _DARK_ARMS
     return colors[ALL_ARMS.index(arm)]
 
 

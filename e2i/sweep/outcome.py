@@ -25,6 +25,9 @@ from e2i.sweep.data import SweepData
 from e2i.sweep.matching import MatchedHeads, match_heads
 from e2i.sweep.runs import RunResult, SweepRun, selection_value
 
+CONTROLS: frozenset[ArmName] = frozenset({"mlp-decoded", "cnn-permuted"})
+"""Arms that answer a question and are no heads to use."""
+
 SETTINGS = ("lr", "weight_decay", "temperature")
 """What was searched for, of the training; the heads' dropout comes beside it."""
 
@@ -132,10 +135,6 @@ def best_arm(config: SweepConfig, outcomes: Sequence[ArmOutcome]) -> ArmOutcome:
         return float(np.mean([selection_value(config, result) for result in one.results]))
 
     return max(usable, key=validation)
-
-
-CONTROLS: frozenset[ArmName] = frozenset({"mlp-decoded", "cnn-permuted"})
-"""Arms that answer a question and are no heads to use."""
 
 
 def _at(

@@ -231,13 +231,17 @@ def make_run(
 
 
 def stored_result(run: SweepRun, digest: str, folder: Folder) -> RunResult | None:
-    """What came of a run, if it was made before; None where it was not, or cannot be read."""
+    """What came of a run, if it was made before; None where it was not, or not all is there."""
     fingerprint = run.fingerprint(digest)
     try:
         result = RunResult.model_validate_json(folder.read(f"{FOLDER}/{fingerprint}.json"))
     except (StorageNotFoundError, ValidationError):
         return None
-    return result.model_copy(update={"name": run.name}) if not _lacks(result, run) else None
+    if run.kind == "winner":
+        parts = (checkpoint_name(result), *result.queries.values())
+        if not result.queries or any(folder.info(name) is None for name in parts):
+            return None
+    return result.model_copy(update={"name": run.name})
 
 
 def steps_an_epoch(data: SweepData, batch_size: int) -> int:
@@ -263,10 +267,6 @@ def _require_candidates(config: SweepConfig, data: SweepData) -> None:
             "out of more clips."
         )
         raise ConfigError(message)
-
-
-def _lacks(result: RunResult, run: SweepRun) -> bool:
-    return run.kind == "winner" and not result.queries
 
 
 def _training(config: SweepConfig, data: SweepData, drawn: dict[str, float]) -> TrainingConfig:

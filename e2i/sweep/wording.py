@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from e2i.report.wording import metric_words
-from e2i.retrieval.equivalence import Reading
 from e2i.sweep.arms import ARM_WORDS
 from e2i.sweep.config import ArmName, SweepConfig
 from e2i.sweep.outcome import ArmOutcome
@@ -37,7 +36,7 @@ def sentence(config: SweepConfig, outcomes: Sequence[ArmOutcome]) -> str:
     return "; ".join(clauses) + "."
 
 
-def _named(outcomes: Sequence[ArmOutcome], reading: Reading | str) -> str:
+def _named(outcomes: Sequence[ArmOutcome], reading: str) -> str:
     """The arms that came out so, with their differences; with budgets where not all did."""
     found = {}
     budgets = len({outcome.budget for outcome in outcomes})

@@ -51,8 +51,8 @@ def dashboard(entity: str, project: str, split: str = SPLIT) -> ws.Workspace:
         project=project,
         name=NAME,
         sections=[
-            ws.Section(name=f"Scores on {split}", is_open=True, panels=_score_panels(split)),
-            ws.Section(name="Training", is_open=True, panels=_training_panels()),
+            ws.Section(name=f"Scores on {split}", is_open=True, panels=list(_score_panels(split))),
+            ws.Section(name="Training", is_open=True, panels=list(_training_panels())),
             ws.Section(name="What differs", panels=[RunComparer(diff_only=True)]),
         ],
         settings=ws.WorkspaceSettings(x_axis=_AXIS, max_runs=30),

@@ -185,7 +185,8 @@ class WindowTensors:
         counts = self._counts_there[clips][:, None]
         index = self._starts_there[clips][:, None] + torch.minimum(place, counts - 1)
         shares = self._shares[index].masked_fill(place >= counts, 0.0)
-        return Windows(self._rows[index], shares, self._normalized)
+        rows = self._rows.index_select(0, index.flatten()).view(*index.shape, -1)
+        return Windows(rows, shares, self._normalized)
 
     @torch.no_grad()
     def pooled(self, heads: ProjectionHeads) -> Tensor:

@@ -96,7 +96,10 @@ def test_containers_go_to_where_the_image_keeps_the_checkout() -> None:
     assert f"WORKDIR {IMAGE_CHECKOUT}\n" in image
 
 
-def test_containers_are_given_no_local_store() -> None:
-    check_stores({"E2I_STORE_URL": "s3://a", "E2I_DEMO_STORE_URL": "s3://b"})
+def test_a_store_that_workers_would_not_find_is_refused() -> None:
+    check_stores("docker", {"E2I_STORE_URL": "s3://a", "E2I_DEMO_STORE_URL": "s3://b"})
+    check_stores("process", {"E2I_STORE_URL": "s3://a", "E2I_DEMO_STORE_URL": "/x"})
     with pytest.raises(SystemExit, match=r"got E2I_DEMO_STORE_URL='/x', .* Set DEMO_STORE_URL\."):
-        check_stores({"E2I_STORE_URL": "s3://a", "E2I_DEMO_STORE_URL": "/x"})
+        check_stores("docker", {"E2I_STORE_URL": "s3://a", "E2I_DEMO_STORE_URL": "/x"})
+    with pytest.raises(SystemExit, match=r"got E2I_STORE_URL='', expected an absolute path or a U"):
+        check_stores("process", {})

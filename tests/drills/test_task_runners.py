@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sqlite3
@@ -85,14 +86,9 @@ def _states(home: Path, flow_run_id: str) -> dict[str, int]:
     return {str(state): int(count) for state, count in rows}
 
 
-def _check(cache: Path, expected: Path, summary: dict[str, Any], err: str, home: Path) -> None:
+def _check(cache: Path, expected: Path, summary: dict[str, Any], err: str) -> None:
     _assert_same(cache, expected, summary)
-    assert (
-        "embed recordings development" in err or "embed data development" in err or "embed" in err
-    )
-    states = _states(home, summary["flow_run_id"])
-    assert set(states) == {"COMPLETED"}
-    assert states["COMPLETED"] >= 2 * CLIPS // CHUNK
+    assert re.search(r"\d+ clips and \d+ captions embedded", err)
 
 
 def test_ray(metadata: Path, by_threads: Path, start: Start, tmp_path: Path) -> None:
@@ -101,7 +97,11 @@ def test_ray(metadata: Path, by_threads: Path, start: Start, tmp_path: Path) -> 
         *(PROGRAM, *_words(metadata, cache)),
         *("--task-runner", "ray", "--task-runner-workers", "2"),
     )
-    _check(cache, by_threads, *_finish(process), tmp_path / "prefect")
+    summary, err = _finish(process)
+    _check(cache, by_threads, summary, err)
+    states = _states(tmp_path / "prefect", summary["flow_run_id"])
+    assert set(states) == {"COMPLETED"}, "each process tells what it did before it ends"
+    assert states["COMPLETED"] >= 2 * CLIPS // CHUNK
 
 
 def test_dask_with_a_worker_that_is_killed(
@@ -128,7 +128,12 @@ def test_dask_with_a_worker_that_is_killed(
     )
     _wait_for_shard(cache / "audio", run)
     workers[0].send_signal(signal.SIGKILL)
-    _check(cache, by_threads, *_finish(run), tmp_path / "prefect")
+    summary, err = _finish(run)
+    _check(cache, by_threads, summary, err)
+    # What the dead worker had no time to tell may stand as running.
+    states = _states(tmp_path / "prefect", summary["flow_run_id"])
+    assert set(states) <= {"COMPLETED", "RUNNING"}
+    assert states["COMPLETED"] >= CLIPS // CHUNK
     assert workers[1].poll() is None, "a cluster that was running goes on"
 
 

@@ -152,7 +152,8 @@ UNUSABLE = [
 ]
 
 
-@pytest.mark.parametrize(("data", "message"), UNUSABLE)
+# The bytes hold the second at which they were written, so that they name no test.
+@pytest.mark.parametrize(("data", "message"), UNUSABLE, ids=[text for _, text in UNUSABLE])
 def test_what_cannot_be_used_is_named(
     data: bytes, message: str, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,6 +11,26 @@ from e2i.errors import RunFailedError
 from e2i.images.config import ImagesConfig
 from tasks import rendering
 from tasks.rendering import Parts, render_by_parts
+
+
+class Silent:
+    """In the place of a stage."""
+
+    settled: ClassVar[list[int]] = []
+
+    def __init__(self, name: str, total: int, unit: str, key: str | None) -> None:
+        assert (name, total, unit) == ("render all clips by parts", 3, "pseudo-images")
+        assert key == "rendering-all-clips"
+        self.settled.clear()
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def settle(self, count: int, *, told: bool) -> None:
+        assert not told
+        self.settled.append(count)
 
 
 class Future:
@@ -35,6 +55,7 @@ def _render(
         return Future(outcomes[arguments[-1]])
 
     parts = Parts(((0, 1), (2,)), replaced=1)
+    monkeypatch.setattr(rendering, "Stage", Silent)
     monkeypatch.setattr(rendering, "plan_parts", lambda *_: parts)
     monkeypatch.setattr(rendering, "render_part", SimpleNamespace(submit=submit))
     monkeypatch.setattr(rendering, "render_side", lambda *arguments: ended.append(arguments))
@@ -47,6 +68,7 @@ def test_each_part_is_a_task_run_and_the_last_step_knows_what_they_wrote(
 ) -> None:
     submitted, ended = _render(monkeypatch, {"a.png": 5, "b.png": 6}, {"c.png": 7})
     assert [(arguments[3], arguments[-1]) for arguments in submitted] == [((0, 1), 0), ((2,), 1)]
+    assert Silent.settled == [2, 1]
     ((*_, parts, written),) = ended
     assert parts.unwrap().replaced == 1
     assert written.unwrap() == {"a.png": 5, "b.png": 6, "c.png": 7}

@@ -178,7 +178,10 @@ class Learner:
         seed = seed_of(self._seed, "dropout", step, fabric.global_rank, place)
         with _seeded(seed, fabric.device):
             heard = part.num_pairs if part.groups else 0
-            return self._wrapped(part.groups, heard, part.tokens, self._noise, draw)  # type: ignore[misc]
+            encoded: tuple[Tensor | None, Tensor | None] = self._wrapped(  # type: ignore[misc]
+                part.groups, heard, part.tokens, self._noise, draw
+            )
+            return encoded
 
     def _gathered(self, encoded: Sequence[tuple[Tensor | None, ...]], side: int) -> Tensor:
         """One side's embeddings of the whole batch: a leaf, (B, D)."""

@@ -11,8 +11,10 @@ import hashlib
 import json
 import multiprocessing
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -210,9 +212,10 @@ def _in_processes(
     on_epoch: OnEpoch,
     on_batch: OnBatch,
 ) -> Finetuned:
-    """A process a device; the first one tells of its progress through a queue."""
+    """A process a device; the first one tells of its progress and outcome through a queue."""
     told: Any = multiprocessing.get_context("spawn").SimpleQueue()
     failures: list[E2IError] = []
+    outcomes: list[Finetuned] = []
 
     def listen() -> None:
         while (message := told.get()) is not None:
@@ -221,14 +224,16 @@ def _in_processes(
                 on_epoch(content)
             elif kind == "batch":
                 on_batch(content)
+            elif kind == "outcome":
+                outcomes.append(content)
             else:
                 failures.append(content)
 
     listener = threading.Thread(target=listen, name="e2i-finetune-progress", daemon=True)
     listener.start()
     try:
-        launch: Any = fabric.launch  # which takes more than its type says
-        outcome: Finetuned = launch(_work_in_process, inputs, config, told)
+        # In the function, since Lightning takes arguments and results apart and refuses some.
+        fabric.launch(partial(_work_in_process, inputs=inputs, config=config, told=told))
     except Exception as error:
         told.put(None)
         listener.join()
@@ -237,15 +242,17 @@ def _in_processes(
         raise
     told.put(None)
     listener.join()
-    return outcome
+    return outcomes[0]
 
 
 def _work_in_process(
     fabric: Fabric, inputs: Inputs, config: FinetuneConfig, told: SimpleQueue[Any]
-) -> Finetuned:
+) -> None:
     first = fabric.global_rank == 0
     threads = max(1, torch.get_num_threads() // config.devices)
     torch.set_num_threads(threads)
+    # Lightning's way to gather, which is none of the user's business.
+    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather")
 
     def on_epoch(record: EpochRecord) -> None:
         if first:
@@ -256,7 +263,9 @@ def _work_in_process(
             told.put(("batch", count))
 
     try:
-        return _work(fabric, inputs, config, on_epoch, on_batch)
+        outcome = _work(fabric, inputs, config, on_epoch, on_batch)
+        if first:
+            told.put(("outcome", outcome))
     except E2IError as error:
         told.put(("failure", error))
         raise

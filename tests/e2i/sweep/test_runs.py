@@ -143,7 +143,14 @@ def test_a_run_that_was_cut_off_is_made_anew(
     assert stored_result(run, data.digest, folder) is None
     folder.write(f"runs/{result.fingerprint}.json", b'{"name": "half')
     assert stored_result(run, data.digest, folder) is None
-    assert make_run(run, data, folder).evaluation == result.evaluation
+    made = make_run(run, data, folder)
+    assert made.evaluation == result.evaluation
+    assert stored_result(run, data.digest, folder) == made
+    for lost in (checkpoint_name(made), made.queries["audio_to_text"]):
+        kept = folder.read(lost)
+        folder.delete(lost)
+        assert stored_result(run, data.digest, folder) is None
+        folder.write(lost, kept)
 
 
 def test_only_winners_are_scored_and_on_clips_they_have_not_seen(

@@ -7,6 +7,7 @@ one has.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -93,27 +94,39 @@ def step(
 
 
 def _in_a_process(
-    fabric: Fabric, config: FinetuneConfig, examples: Examples, waveforms: str, pairs: list[int]
-) -> tuple[float, dict[str, Tensor]]:
+    fabric: Fabric,
+    config: FinetuneConfig,
+    examples: Examples,
+    waveforms: str,
+    pairs: list[int],
+    saved: str,
+) -> None:
     torch.set_num_threads(1)
     from small_world import shrink_architectures
 
     shrink_architectures()
     one = OneStep(config, examples, Folder(waveforms), fabric)
     loss = one.backward(pairs)
-    return loss, one.gradients()
+    if fabric.is_global_zero:
+        torch.save((loss, one.gradients()), saved)
 
 
 if __name__ == "__main__":
-    root, model_type, saved, grad_cache = sys.argv[1:]
+    root, saved, grad_cache = sys.argv[1:]
     from small_world import SmallWorld, shrink_architectures
 
     shrink_architectures()
     world = SmallWorld(Path(root))
     config = world.config(
-        model_type=model_type, devices=2, dropout=0.3, text_dropout=0.0, grad_cache=grad_cache
+        model_type="vision", devices=2, dropout=0.3, text_dropout=0.0, grad_cache=grad_cache
     )
-    fabric = make_fabric(config)
-    waveforms = f"{root}/waveforms"
-    found = fabric.launch(_in_a_process, config, world.examples(), waveforms, list(range(0, 14, 2)))
-    torch.save(found, saved)
+    make_fabric(config).launch(
+        partial(
+            _in_a_process,
+            config=config,
+            examples=world.examples(),
+            waveforms=f"{root}/waveforms",
+            pairs=list(range(0, 14, 2)),
+            saved=saved,
+        )
+    )

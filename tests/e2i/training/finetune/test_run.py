@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_world import SmallWorld
+from train_until_killed import CHANGES
 
 from e2i.audio import load_waveform
 from e2i.encoders.config import EncodersConfig
@@ -28,6 +33,7 @@ from e2i.training.finetune.train import Finetuned, Inputs, finetune, with_parts_
 from e2i.training.pairs import Pairs
 
 NAME = "finetune"
+TESTS = Path(__file__).parents[3]
 NOISE = {"patchout_time": 5, "word_dropout": 0.2, "gain_db": 6.0, "roll": True, "dropout": 0.3}
 
 
@@ -44,18 +50,11 @@ def files(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.iterdir()}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model_type": "vision"},
-        pytest.param({"accumulate": 2, "grad_cache": 2}, marks=pytest.mark.slow),
-    ],
-)
-def test_a_killed_training_goes_on_to_the_same_weights(
-    small: SmallWorld, tmp_path: Path, changes: dict[str, object]
+def test_a_broken_off_training_goes_on_to_the_same_weights(
+    small: SmallWorld, tmp_path: Path
 ) -> None:
-    """Killed in the middle of the second epoch, with all that is drawn at random."""
-    changes = {**NOISE, **changes, "text_dropout": 0.2, "learn_temperature": True}
+    """Broken off in the middle of the second epoch, with all that is drawn at random."""
+    changes = {**NOISE, "model_type": "vision", "text_dropout": 0.2, "learn_temperature": True}
     whole = train(small, tmp_path / "whole", **changes)
     config = small.config(max_audio_seconds=0.21, save_every=2, **changes)
     inputs = small.inputs(tmp_path / "cut", NAME)
@@ -83,6 +82,26 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert again.test == whole.test
     assert passed[0] >= config.accumulate
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_weights(small: SmallWorld, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the second epoch."""
+    config = small.config(**CHANGES)
+    whole = finetune(small.inputs(tmp_path / "whole"), config)
+    here = Path(__file__).parent
+    killed = subprocess.run(
+        [sys.executable, here / "train_until_killed.py", small.root, tmp_path / "cut", "2"],
+        env={**os.environ, "PYTHONPATH": f"{here}:{TESTS}:{TESTS.parent}"},
+        timeout=240,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    passed: list[int] = []
+    again = finetune(small.inputs(tmp_path / "cut"), config, on_batch=passed.append)
+    assert passed[0] > 0
+    assert [e.train_loss for e in again.history] == [e.train_loss for e in whole.history]
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

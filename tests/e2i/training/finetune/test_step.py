@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
@@ -143,22 +142,18 @@ def test_half_precision_gives_about_the_same(small: SmallWorld) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model_type", "grad_cache"), [("baseline", 0), ("vision", 2)])
-def test_two_processes_have_the_gradients_of_one(
-    small: SmallWorld, model_type: str, grad_cache: int, tmp_path: Path
-) -> None:
-    """Negatives of both, batch normalization over both; seven pairs, so three and four."""
+def test_two_processes_have_the_gradients_of_one(small: SmallWorld, tmp_path: Path) -> None:
+    """Negatives and batch normalization over both; of seven pairs three and four, in twos."""
     small.examples()
     saved = tmp_path / "found.pt"
     here = Path(__file__).parent
     subprocess.run(
-        [sys.executable, here / "one_step.py", small.root, model_type, saved, str(grad_cache)],
+        [sys.executable, here / "one_step.py", small.root, saved, "2"],
         check=True,
         env={**os.environ, "PYTHONPATH": f"{here}:{TESTS}:{TESTS.parent}"},
-        timeout=240,
+        timeout=280,
     )
     loss, gradients = torch.load(saved, weights_only=True)
-    expected_loss, expected = run(small, model_type=model_type, dropout=0.3)
+    expected_loss, expected = run(small, model_type="vision", dropout=0.3)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert_same(gradients, expected)
-    assert np.isfinite(loss)
