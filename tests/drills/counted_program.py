@@ -1,14 +1,12 @@
 """The program `e2i` with an encoder that is slowed down and writes down what it embeds.
 
 Run as `python counted_program.py LOG SECONDS_A_CLIP COMMAND …`: each embedded recording becomes a
-line of LOG, named by a digest of its waveform. DRILL_RETRIES in the environment is how often a
-task that fails is tried again.
+line of LOG, named by a digest of its waveform.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +17,6 @@ from numpy.typing import NDArray
 
 from e2i.encoders.logmel import LogMelEncoder
 from e2i.encoders.protocols import AudioEmbedding
-from flows import execution
 from flows.command_line import main
 
 log, seconds = Path(sys.argv[1]), float(sys.argv[2])
@@ -37,17 +34,4 @@ def encode_slowly(
 
 
 LogMelEncoder.encode = encode_slowly  # type: ignore[method-assign]
-load_plainly = execution._load
-
-
-def load_with_retries(reference: str):
-    """What runs a command; tasks read their policy when they are imported."""
-    if "DRILL_RETRIES" in os.environ:
-        from tasks import policy
-
-        policy.TRIED_AGAIN["retries"] = int(os.environ["DRILL_RETRIES"])
-    return load_plainly(reference)
-
-
-execution._load = load_with_retries
 main(sys.argv[3:])

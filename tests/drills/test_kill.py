@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -181,29 +180,3 @@ def test_a_store_that_is_away_for_half_a_minute(
     rows = _load(cache, server.storage_options)
     assert (len(rows.clip_ids), len(bench.embedded())) == (NUM_CLIPS, NUM_CLIPS)
     assert before < NUM_CLIPS
-
-
-def test_a_store_that_stays_away(start: Start, tmp_path: Path, mortal_s3_server: S3Server) -> None:
-    server = mortal_s3_server
-    bench = Bench(start, tmp_path, {**server.environment, "DRILL_RETRIES": "1"})
-    cache = f"{server.url}/stays-away"
-    process = bench.begin(cache, SECONDS_A_CLIP)
-    _wait_for_rows(process, bench, 4 * CHUNK)
-    server.kill()
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, out) == (1, "")
-    last = err.strip().splitlines()[-1]
-    assert re.fullmatch(
-        r"e2i cache-embeddings: \d+ of \d+ chunks could not be embedded: got cannot (read|write): "
-        rf"the store does not answer: .* {cache}/.* Run the same command again: what is stored is "
-        r"kept\.",
-        last,
-    ), err
-    assert "Traceback" not in err
-    server.start()
-    embedded = len(bench.embedded())
-    assert 4 * CHUNK < embedded < NUM_CLIPS
-    summary = _finish(bench.begin(cache, 0.0))
-    assert summary["counts"]["reused"] >= embedded - IN_FLIGHT  # type: ignore[index,operator]
-    assert len(_load(cache, server.storage_options).clip_ids) == NUM_CLIPS
-    assert sum(bench.embedded().values()) <= NUM_CLIPS + IN_FLIGHT
