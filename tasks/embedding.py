@@ -249,8 +249,10 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     plan = split.plan
     keys = [*(c.key for c in plan.audio_chunks), *(c.key for c in plan.text_chunks)]
     stopping = (flow_run.get_id() or "") in _stopping
-    outcomes = [None if stopping else outcome_of(future) for future in futures]
-    left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
+    left: set[str] = set()
+    if not stopping:
+        outcomes = [outcome_of(future) for future in futures]
+        left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
     plan = replace(
         plan,
         audio_chunks=tuple(chunk for chunk in plan.audio_chunks if chunk.key in left),

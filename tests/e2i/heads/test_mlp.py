@@ -26,6 +26,7 @@ def test_defaults_are_the_originals():
         "input_type": "embedding",
         "text_input_type": "embedding",
         "head_type": "mlp",
+        "text_head_type": "same",
         "hidden_dim": 512,
         "out_dim": 256,
         "activation": "relu",
