@@ -251,8 +251,8 @@ def put_off(split: SplitPlan, futures: Sequence[PrefectFuture[dict[str, int]]]) 
     stopping = (flow_run.get_id() or "") in _stopping
     left: set[str] = set()
     if not stopping:
-        outcomes = [outcome_of(future) for future in futures]
-        left = {key for key, outcome in zip(keys, outcomes, strict=True) if outcome == PUT_OFF}
+        done = zip(keys, futures, strict=True)
+        left = {key for key, future in done if outcome_of(future) == PUT_OFF}
     plan = replace(
         plan,
         audio_chunks=tuple(chunk for chunk in plan.audio_chunks if chunk.key in left),
