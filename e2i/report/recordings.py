@@ -2,7 +2,8 @@
 
 Decides: a recording that browsers play and that is small enough goes in as it is stored; others as
 a mono MP3 at 24 kHz, about 45 kbit a second, if that is small enough. The MP3 is for listening: no
-number is made from it.
+number is made from it. Recordings are decoded in the decoding processes, where they may hang or
+crash; one too long for any MP3 of that size is not turned into one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 
 import soundfile
 
-from e2i.audio import load_waveform
+from e2i.decoding.pool import WaveformLoader
 from e2i.errors import AudioError
 
 _SAMPLE_RATE_HZ = 24_000
 _COMPRESSION = 0.5
+_LEAST_BYTES_A_S = 1_000
+"""Of an MP3 at this rate, whatever it sounds like: 8 kbit a second."""
+
 _PLAYED_AS_STORED = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"ID3\x03": "audio/mpeg"}
 
 
@@ -41,13 +45,19 @@ def playable(data: bytes, name: str, max_bytes: int) -> Recording | None:
         name: what the recording is called.
         max_bytes: largest size that it may have in the report.
     """
+    stored_type = _PLAYED_AS_STORED.get(data[:4]) if len(data) <= max_bytes else None
+    most = int(max_bytes / _LEAST_BYTES_A_S * _SAMPLE_RATE_HZ)
+    load = WaveformLoader()
     try:
-        samples = load_waveform(data, _SAMPLE_RATE_HZ, name).samples
+        if stored_type is None and (load.measure(data, _SAMPLE_RATE_HZ, name) or 0) > most:
+            return None
+        samples = load(data, _SAMPLE_RATE_HZ, name).samples
     except AudioError:
         return None
-    stored_type = _PLAYED_AS_STORED.get(data[:4])
-    if stored_type is not None and len(data) <= max_bytes:
+    if stored_type is not None:
         return Recording(stored_type, data)
+    if len(samples) > most:
+        return None
     file = io.BytesIO()
     soundfile.write(
         file,

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from e2i.audio import load_waveform
+from e2i.errors import AudioError
 from e2i.report.recordings import playable
 
 
@@ -43,6 +44,22 @@ def test_others_become_a_mono_mp3_of_the_same_sound(data):
 
 def test_what_stays_too_large_is_left_out():
     assert playable(encoded("WAV", seconds=9), "a", 2_000) is None
+
+
+def test_one_too_long_for_any_mp3_of_that_size_is_not_decoded(monkeypatch):
+    def decoded(*_, **__):
+        raise AssertionError("its header tells that it is too long")
+
+    monkeypatch.setattr("e2i.decoding.pool.DecodingPool.load", decoded)
+    assert playable(encoded("FLAC", seconds=30), "a", 20_000) is None
+
+
+def test_a_decoder_that_crashes_leaves_the_recording_out(monkeypatch):
+    def crashes(*_, **__):
+        raise AudioError("its decoder crashed")
+
+    monkeypatch.setattr("e2i.decoding.pool.DecodingPool.load", crashes)
+    assert playable(encoded("WAV"), "a", 10_000_000) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF, but no sound", b"ID3\x03<script>"])
