@@ -14,6 +14,7 @@ import numpy as np
 import e2i.decoding.worker as worker
 
 decode_plainly = worker.write_waveform
+measure_plainly = worker.expected_samples
 
 
 def decode(source: BinaryIO, target: BinaryIO, **options: object) -> tuple[int, float]:
@@ -43,8 +44,16 @@ def decode(source: BinaryIO, target: BinaryIO, **options: object) -> tuple[int, 
     return decode_plainly(source, target, **options)
 
 
+def measure(source: BinaryIO, sample_rate: int, name: str) -> int | None:
+    """Headers do no harm; those of recordings that begin with a word say nothing."""
+    plain = source.read(4) == b"RIFF"
+    source.seek(0)
+    return measure_plainly(source, sample_rate, name) if plain else None
+
+
 def serve(descriptor: int) -> None:
     worker.write_waveform = decode
+    worker.expected_samples = measure
     worker.serve(descriptor)
 
 
