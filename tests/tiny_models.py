@@ -6,7 +6,6 @@ few sentences; what is under test reads them as it reads published ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,26 +22,16 @@ SENTENCES = (
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
-def make_roberta(
-    folder: Path,
-    *,
-    seed: int = 0,
-    safe: bool = True,
-    shaken: bool = True,
-    sentences: Sequence[str] = SENTENCES,
-    **changes: object,
-) -> Path:
+def make_roberta(folder: Path, *, seed: int = 0, safe: bool = True, **changes: object) -> Path:
     """A RoBERTa of two layers, its tokenizer beside it.
 
     Args:
         folder: to be made.
         seed: of the weights.
         safe: as safetensors; else as a PyTorch file.
-        shaken: with weights larger than those that training begins with.
-        sentences: that the tokenizer is made from.
         changes: to the configuration.
     """
-    tokenizer = make_tokenizer(sentences)
+    tokenizer = make_tokenizer()
     options = {
         **{"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2},
         **{"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 514},
@@ -50,7 +39,7 @@ def make_roberta(
     config = RobertaConfig(**{**options, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _shaken(RobertaModel(config)) if shaken else RobertaModel(config)
+        model = _shaken(RobertaModel(config))
     model.save_pretrained(folder)
     if not safe:
         (folder / "model.safetensors").unlink()
@@ -59,11 +48,11 @@ def make_roberta(
     return folder
 
 
-def make_tokenizer(sentences: Sequence[str] = SENTENCES) -> RobertaTokenizer:
+def make_tokenizer() -> RobertaTokenizer:
     """A byte-level BPE tokenizer like RoBERTa's, with a small vocabulary."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
-        sentences, vocab_size=400, special_tokens=list(SPECIAL), show_progress=False
+        SENTENCES, vocab_size=400, special_tokens=list(SPECIAL), show_progress=False
     )
     merges = [tuple(merge.split()) for merge in _merges(trained)]
     return RobertaTokenizer(vocab=trained.get_vocab(), merges=merges, model_max_length=512)
