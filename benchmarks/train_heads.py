@@ -7,7 +7,7 @@ Also printed: which share of an epoch of ours is not arithmetic, against the sam
 that is ready; and, for the MLP, which share is matrix products alone. Those are the same in either
 way, in the same library, so the original's seconds by the products' seconds is the most that any
 ratio can come to on the machine: where MKL's products run at the processor's rate (200 GFLOP/s of
-float32 on two cores of an AMD EPYC with AVX-512), that was 1.3.
+float32 on two cores of an AMD EPYC with AVX-512), that was 1.5.
 
     python -m benchmarks.train_heads mlp --rounds 5
     python -m benchmarks.train_heads cnn --clips 64 --batch-size 32 --rounds 3
