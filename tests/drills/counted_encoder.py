@@ -37,7 +37,9 @@ def count(log: Path, seconds_a_clip: Callable[[], float]) -> None:
     def encode_slowly(
         encoder: LogMelEncoder, waveforms: Sequence[NDArray[np.float32]]
     ) -> list[AudioEmbedding]:
-        time.sleep(seconds_a_clip() * len(waveforms))
+        began = time.monotonic()
+        while (left := began + seconds_a_clip() * len(waveforms) - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))  # the pace may change meanwhile
         lines = [hashlib.sha256(waveform.tobytes()).hexdigest() for waveform in waveforms]
         with log.open("a") as file:
             file.write("".join(f"{line}\n" for line in lines))

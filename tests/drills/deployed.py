@@ -21,6 +21,9 @@ CHUNK = 5
 IN_FLIGHT = 2 * CHUNK
 """Clips of the chunks that two threads are at."""
 
+SLOW, HELD = 0.3, 1e6
+"""Seconds a clip: so that a run can be watched; so that it stands still until it is told."""
+
 DEVELOPMENT, OTHERS = 60, 12
 CLIPS = DEVELOPMENT + 2 * OTHERS
 

@@ -14,18 +14,16 @@ from pathlib import Path
 import pytest
 from deployed import (
     CLIPS,
+    HELD,
     IN_FLIGHT,
     PIPELINE,
+    SLOW,
     Worker,
     check_stored_once,
     small_pipeline,
     stored,
 )
 from prefect_server import PREFECT, PrefectServer, wait
-
-SLOW = 0.5
-"""Seconds a clip: a run is killed long before it is through."""
-
 
 AUTOMATION = "e2i: run a crashed run again"
 LAST_WORD = "flow_runs.worker - Check whether the flow run exceeded its memory allocation"
@@ -47,11 +45,13 @@ def _says_how_to_go_on(prefect: PrefectServer, run: str) -> bool:
     return any(words in line for line in prefect.log(run, level=40))
 
 
-def _embeds(prefect: PrefectServer, run: str, store: Path) -> None:
-    """Wait until an attempt is in the middle of embedding."""
+def _hold_in_the_middle(prefect: PrefectServer, worker: Worker, run: str, store: Path) -> None:
+    """Let an attempt embed two more chunks, and stop it in the next."""
+    worker.embeds_at(SLOW)
     wait("the attempt", lambda: prefect.state(run) == "RUNNING")
     seen = len(stored(store))
     wait("two more shards", lambda: len(stored(store)) >= seen + 2)
+    worker.embeds_at(HELD)
 
 
 def _kill_process(prefect: PrefectServer, run: str) -> None:
@@ -64,9 +64,8 @@ def test_two_pipelines_on_one_slot_outlive_a_killed_process_and_a_killed_worker(
     prefect: PrefectServer, worker: Worker, tmp_path: Path
 ) -> None:
     stores = [tmp_path / "first", tmp_path / "second"]
-    worker.embeds_at(SLOW)
     first = prefect.submit(PIPELINE, **small_pipeline(stores[0]))
-    _embeds(prefect, first, stores[0])
+    _hold_in_the_middle(prefect, worker, first, stores[0])
     second = prefect.submit(PIPELINE, **small_pipeline(stores[1]))
     wait("the wait for a slot", lambda: _is_late(prefect, second))
     assert prefect.state(first) == "RUNNING"
@@ -74,9 +73,10 @@ def test_two_pipelines_on_one_slot_outlive_a_killed_process_and_a_killed_worker(
 
     _kill_process(prefect, first)
     before = [stored(stores[0])]
-    _embeds(prefect, second, stores[1])  # its turn has come
+    _hold_in_the_middle(prefect, worker, second, stores[1])  # its turn has come
     doomed = wait("the worker", lambda: worker.process_of("e2i-gpu"))
     os.kill(doomed.pid, signal.SIGKILL)
+    worker.embeds_at(SLOW)  # what is left of the run ends with the chunks in hand
     wait("the crash", lambda: _count(prefect, second, "CRASHED"))
     before.append(stored(stores[1]))
     worker.embeds_at(0.0)
@@ -116,9 +116,8 @@ def test_a_killed_run_goes_on_from_the_ui_and_from_the_command_line(
     prefect: PrefectServer, worker: Worker, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    worker.embeds_at(SLOW)
     run = prefect.submit(PIPELINE, **small_pipeline(store))
-    _embeds(prefect, run, store)
+    _hold_in_the_middle(prefect, worker, run, store)
     _kill_process(prefect, run)
     wait("the line in its log", lambda: _says_how_to_go_on(prefect, run))
     wait("the worker's last word", lambda: worker.log.count(LAST_WORD) == 1)
@@ -127,7 +126,7 @@ def test_a_killed_run_goes_on_from_the_ui_and_from_the_command_line(
     answer = prefect.ask(f"/flow_runs/{run}/set_state", state=retry, force=False)
     assert answer["status"] == "ACCEPT", answer
 
-    _embeds(prefect, run, store)
+    _hold_in_the_middle(prefect, worker, run, store)
     _kill_process(prefect, run)
     wait("the worker's last word", lambda: worker.log.count(LAST_WORD) == 2)
     before = stored(store)

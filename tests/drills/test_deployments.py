@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from deployed import Worker
+from deployed import SLOW, Worker
 from prefect_server import PrefectServer, wait
 
 from s3_server import S3Server
@@ -55,7 +55,7 @@ def test_the_full_pipeline_rides_out_ten_seconds_without_its_store(
     prefect: PrefectServer, worker: Worker, mortal_s3_server: S3Server
 ) -> None:
     server = mortal_s3_server
-    worker.embeds_at(0.5)
+    worker.embeds_at(SLOW)
     parameters: dict[str, Any] = {
         "store_url": f"{server.url}/pipeline",
         "dataset": "soundscapes",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployed import PIPELINE, Worker, check_stored_once, small_pipeline, stored
+from deployed import HELD, PIPELINE, SLOW, Worker, check_stored_once, small_pipeline, stored
 from postgresql import PostgreSQL, find_programs
 from prefect_server import PrefectServer, wait
 
@@ -36,13 +36,15 @@ def test_a_killed_run_and_a_killed_server_on_postgresql(
         server.make("deploy", STORE_URL=str(store), DEMO_STORE_URL=str(store))
         server.pause("e2i-reevaluate/nightly")
         worker = Worker(start, server, tmp_path, {})
-        worker.embeds_at(0.5)
+        worker.embeds_at(SLOW)
         run = server.submit(PIPELINE, **small_pipeline(store))
         wait("embedding", lambda: len(stored(store)) >= 2)
+        worker.embeds_at(HELD)
         os.kill(server.process_of(run), signal.SIGKILL)
         wait("the crash", lambda: server.state(run) == "CRASHED")
         before = stored(store)
         wait("the second attempt", lambda: server.state(run) == "RUNNING")
+        worker.embeds_at(SLOW)
         wait("two more shards", lambda: len(stored(store)) >= len(before) + 2)
         os.kill(server.pid, signal.SIGKILL)
         server.make("server", DATABASE_URL=database.url)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from deployed import PIPELINE, Worker, check_stored_once, small_pipeline, stored
+from deployed import PIPELINE, SLOW, Worker, check_stored_once, small_pipeline, stored
 from prefect_server import PrefectServer, wait
 
 from e2i.storage import Folder
@@ -32,7 +32,7 @@ def _lose(prefect: PrefectServer) -> None:
 
 def _embedding(prefect: PrefectServer, worker: Worker, store: Path, seconds_a_clip: float) -> str:
     """A full pipeline that is in the middle of embedding; its id."""
-    worker.embeds_at(0.3)
+    worker.embeds_at(SLOW)
     run = prefect.submit(PIPELINE, **small_pipeline(store))
     wait("embedding", lambda: len(stored(store)) >= 2)
     worker.embeds_at(seconds_a_clip)
@@ -67,7 +67,7 @@ def test_a_run_ends_by_itself_when_its_server_is_gone_for_good(
     prefect: PrefectServer, worker: Worker, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    run = _embedding(prefect, worker, store, 0.3)
+    run = _embedding(prefect, worker, store, SLOW)
     process = psutil.Process(prefect.process_of(run))
     _lose(prefect)
     lost = time.monotonic()

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed import CLIPS, IN_FLIGHT, Worker, check_stored_once, small_pipeline, stored
+from deployed import (
+    CLIPS,
+    HELD,
+    IN_FLIGHT,
+    SLOW,
+    Worker,
+    check_stored_once,
+    small_pipeline,
+    stored,
+)
 from prefect_server import PrefectServer, wait
 
 STEPS = (
@@ -31,10 +40,11 @@ def test_embedding_and_training_run_on_the_gpu_pool_and_outlive_a_kill(
     prefect: PrefectServer, worker: Worker, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    worker.embeds_at(0.5)
+    worker.embeds_at(SLOW)
     parameters = small_pipeline(store, placement="pools")
     run = prefect.submit("e2i/full-pipeline-two-pools", **parameters)
     wait("embedding", lambda: len(stored(store)) >= 2)
+    worker.embeds_at(HELD)
     (step,) = _steps(prefect, run)
     os.kill(prefect.process_of(step["id"]), signal.SIGKILL)
     wait("the crash", lambda: prefect.state(step["id"]) == "CRASHED")
