@@ -1,16 +1,20 @@
 """Where progress goes: to bars on a terminal when a command runs, to the log of the run always.
 
 The sink is one a process: a command installs bars before it runs its flow, a worker installs
-nothing. A stage that embeds also keeps a progress artifact, so that the UI shows how far it is.
+nothing. A stage that embeds also keeps a progress artifact, so that the UI shows how far it is; a
+Prefect server that is away costs that, and not the stage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
@@ -85,12 +89,13 @@ class Stage:
         self._started = time.monotonic()
         progress_sink().start(self.name, self.total, self.unit)
         if self._artifact_key is not None:
-            created = create_progress_artifact(
-                progress=0.0 if self.total else 100.0,
-                key=self._artifact_key,
-                description=f"{self.name}: {self.total} {self.unit}",
-            )
-            self._artifact_id = created if isinstance(created, UUID) else None
+            with self._without_server():
+                created = create_progress_artifact(
+                    progress=0.0 if self.total else 100.0,
+                    key=self._artifact_key,
+                    description=f"{self.name}: {self.total} {self.unit}",
+                )
+                self._artifact_id = created if isinstance(created, UUID) else None
         return self
 
     def settle(self, count: int, *, told: bool = True) -> None:
@@ -104,11 +109,24 @@ class Stage:
         if not told:
             progress_sink().advance(self.name, count)
         if self._artifact_id is not None and self.total:
-            update_progress_artifact(
-                artifact_id=self._artifact_id,
-                progress=min(100.0, 100.0 * self._settled / self.total),
-                description=self._so_far(time.monotonic() - self._started),
-            )
+            with self._without_server():
+                update_progress_artifact(
+                    artifact_id=self._artifact_id,
+                    progress=min(100.0, 100.0 * self._settled / self.total),
+                    description=self._so_far(time.monotonic() - self._started),
+                )
+
+    @contextlib.contextmanager
+    def _without_server(self) -> Iterator[None]:
+        """Go on without the artifact where the server was not reached by all tries of its client.
+
+        The tries take minutes, so that there are none for the rest of the stage.
+        """
+        try:
+            yield
+        except httpx.TransportError as error:
+            self._artifact_id = None
+            get_run_logger().warning("%s: the UI shows no more of it: %s", self.name, error)
 
     def _so_far(self, seconds: float) -> str:
         """How far it is, how fast, and how long it will take at that rate."""

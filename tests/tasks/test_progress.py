@@ -6,6 +6,7 @@ import logging
 import uuid
 from typing import Any
 
+import httpx
 import pytest
 
 from tasks import progress
@@ -54,6 +55,25 @@ def test_nothing_done_has_no_rate(told: list[dict[str, Any]]) -> None:
     with Stage("embed a", 10, "clips", "key") as stage:
         stage.settle(0)
     assert told[0]["description"] == "embed a: 0 of 10 clips"
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize("call", ["create_progress_artifact", "update_progress_artifact"])
+def test_a_server_that_is_away_stops_no_stage(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    calls: list[Any] = []
+
+    def refuse(**values: Any) -> None:
+        calls.append(values)
+        raise httpx.ConnectError("Connection refused")
+
+    monkeypatch.setattr(progress, call, refuse)
+    with Stage("embed a", 10, "clips", "key") as stage:
+        stage.settle(5)
+        stage.settle(5)
+    assert caplog.messages.count("embed a: the UI shows no more of it: Connection refused") == 1
+    assert len(calls) == 1, "each call takes minutes"
 
 
 @pytest.mark.usefixtures("told")
