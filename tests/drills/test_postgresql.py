@@ -14,7 +14,7 @@ from prefect_server import PrefectServer, wait
 
 from conftest import Start
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture
