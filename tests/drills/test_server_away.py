@@ -22,6 +22,8 @@ from deployed import (
 )
 from prefect_server import PrefectServer, wait
 
+pytestmark = pytest.mark.long
+
 GONE_LIMIT_S = 600.0
 
 
@@ -47,7 +49,7 @@ def _embedding(prefect: PrefectServer, worker: Worker, store: Path, seconds_a_cl
 
 @pytest.mark.parametrize(
     ("away_s", "seconds_a_clip"),
-    [(20.0, 0.5), pytest.param(180.0, 4.0, marks=pytest.mark.long)],
+    [(20.0, 0.5), (180.0, 4.0)],
     ids=["20 s", "3 minutes"],
 )
 def test_a_run_outlives_a_server_that_comes_back(
@@ -67,7 +69,6 @@ def test_a_run_outlives_a_server_that_comes_back(
     check_stored_once(store, before)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_run_ends_by_itself_when_its_server_is_gone_for_good(
     prefect: PrefectServer, worker: Worker, tmp_path: Path
