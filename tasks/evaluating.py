@@ -171,7 +171,7 @@ def evaluate(
     scores_artifact(metrics, cache.dataset, cache.split, result.notes, label)
     digests = {f"{file.url} sha256": file.sha256 for file in origin.checkpoints}
     links_artifact(
-        f"eval {cache.split} {label}",
+        f"eval {cache.split} {label}".strip(),
         {**locations, **tracker.links()},
         provenance({**cache_artifact(opened).facts, **digests}),
     )

@@ -168,7 +168,7 @@ def train(
         state.discard()
         _log_artifacts(tracker, opened, output, checkpoint_name, digest)
     links_artifact(
-        f"train {label}",
+        f"train {label}".strip(),
         {"checkpoint": join_url(output.url, checkpoint_name), **tracker.links()},
         provenance({"checkpoint_sha256": digest, **fingerprints}),
     )
