@@ -21,12 +21,7 @@ from deployed import (
 )
 from prefect_server import PrefectServer, wait
 
-STEPS = (
-    ("embed development", "cache-embeddings"),
-    ("embed validation", "cache-embeddings"),
-    ("embed evaluation", "cache-embeddings"),
-    ("train projection heads", "train-projection"),
-)
+STEPS = ["cache-embeddings"] * 3 + ["train-projection"]
 
 
 def _steps(prefect: PrefectServer, parent: str) -> list[dict[str, Any]]:
@@ -56,7 +51,9 @@ def test_embedding_and_training_run_on_the_gpu_pool_and_outlive_a_kill(
     assert parent["work_pool_name"] == "e2i-cpu"
     assert parent["run_count"] == 1
     deployments = {one["id"]: one["name"] for one in prefect.ask("/deployments/filter")}
-    assert [(one["name"], deployments[one["deployment_id"]]) for one in steps] == list(STEPS)
+    assert [deployments[one["deployment_id"]] for one in steps] == STEPS
+    splits = [one["name"].split("-")[1] for one in steps[:3]]
+    assert splits == ["development", "validation", "evaluation"]
     for one in steps:
         assert (one["work_pool_name"], one["state_type"]) == ("e2i-gpu", "COMPLETED")
         assert one["infrastructure_pid"] != parent["infrastructure_pid"]
