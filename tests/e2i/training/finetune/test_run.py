@@ -272,6 +272,16 @@ def test_drop_last_leaves_out_what_fills_no_batch(small: SmallWorld) -> None:
         BatchPlans(examples, small.config(drop_last=True, repeat_clips=True, batch_size=25))
 
 
+def test_drop_last_leaves_no_clip_twice_in_a_batch(small: SmallWorld) -> None:
+    examples = small.examples()  # 12 clips of two captions
+    plans = BatchPlans(examples, small.config(drop_last=True, batch_size=7))
+    for epoch in range(1, 20):
+        plan = plans.epoch(epoch)
+        assert plan.sizes == (7, 7, 7)
+        for pairs in plan:
+            assert len(set(examples.pair_clip[pairs.numpy()].tolist())) == 7
+
+
 def test_a_text_model_without_dropout_says_so(small: SmallWorld, tmp_path: Path) -> None:
     import json
     import shutil
