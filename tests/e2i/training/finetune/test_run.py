@@ -262,6 +262,20 @@ def test_a_clip_in_two_parts_is_refused(small: SmallWorld, tmp_path: Path) -> No
         finetune(inputs, small.config())
 
 
+def test_a_metric_that_cannot_choose_is_refused_before_anything_is_trained(
+    small: SmallWorld, tmp_path: Path
+) -> None:
+    epochs: list[EpochRecord] = []
+    message = "text_to_audio_R@5 cannot choose an epoch: got 2 validation candidates"
+    with pytest.raises(ConfigError, match=message):
+        finetune(
+            small.inputs(tmp_path),
+            small.config(selection_metric="text_to_audio_R@5", audio_weights="nowhere.pt"),
+            epochs.append,
+        )
+    assert not epochs
+
+
 def test_drop_last_leaves_out_what_fills_no_batch(small: SmallWorld) -> None:
     examples = small.examples()  # 24 pairs
     config = small.config(drop_last=True, repeat_clips=True, batch_size=7)
