@@ -202,13 +202,12 @@ def test_what_is_frozen_stays_and_the_rest_moves(
     assert changed == moved
 
 
-def test_a_checkpoint_is_an_encoder_and_heads(
-    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("e2i.encoders.finetuned.COPIES", tmp_path / "copies")
+def test_a_checkpoint_is_an_encoder_and_heads(small: SmallWorld, tmp_path: Path) -> None:
     train(small, tmp_path / "out", epochs=1, normalize=True, text_pooling="first")
     url = f"checkpoint:{tmp_path}/out/{NAME}.safetensors"
-    options = EncodersConfig(audio_encoder=url, text_encoder=url, device="cpu")
+    options = EncodersConfig(
+        audio_encoder=url, text_encoder=url, device="cpu", models_dir=str(tmp_path / "models")
+    )
     audio, text = load_audio_encoder(options), load_text_encoder(options)
     checkpoint = load_checkpoint(Folder(tmp_path / "out"), f"{NAME}.safetensors")
     assert fingerprint(audio.settings) == checkpoint.record.audio_fingerprint
@@ -216,6 +215,8 @@ def test_a_checkpoint_is_an_encoder_and_heads(
     assert audio.settings["normalize"] is True
     assert text.settings["caption_form"] == "dcase2025"
     assert text.settings["max_length"] == 32
+    (unpacked,) = (tmp_path / "models" / "finetuned").iterdir()
+    assert sorted(entry.name for entry in unpacked.iterdir()) == ["audio.safetensors", "text"]
 
     weights = load_weights(tmp_path / "out" / f"{NAME}.safetensors")
     from e2i.training.finetune.encoders import load_encoders
