@@ -33,6 +33,15 @@ BY_NAME = {one["name"]: one for one in CONTENT["deployments"]}
 DECLARED = {one.name: one for one in declared_in(PATH)}
 
 
+def test_no_two_deployments_do_the_same() -> None:
+    told = ("name", "description", "tags")
+    content = [
+        json.dumps({key: value for key, value in one.items() if key not in told}, sort_keys=True)
+        for one in CONTENT["deployments"]
+    ]
+    assert len(set(content)) == len(content) == len(BY_NAME)
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 def test_the_flow_takes_every_parameter(name: str) -> None:
     assert list(parameter_faults(DECLARED[name].flow(), BY_NAME[name]["parameters"])) == []
