@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import math
 import re
@@ -131,7 +132,7 @@ def parse_options(name: str, model_name: str, arguments: list[str]) -> Options:
             return tyro.cli(
                 gather,
                 prog=f"e2i {name}",
-                description=(model.__doc__ or "").strip(),
+                description=inspect.cleandoc(model.__doc__ or ""),
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
