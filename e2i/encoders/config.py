@@ -64,8 +64,8 @@ class EncodersConfig(Configuration):
     models_dir: str = Field(
         "~/.cache/e2i/models",
         min_length=1,
-        description="hf, clap: local folder that models below URLs are copied to, once. Published "
-        "models are in the Hugging Face cache (HF_HOME).",
+        description="hf, clap, checkpoint: local folder that models below URLs are copied to, and "
+        "checkpoints unpacked, once. Published models are in the Hugging Face cache (HF_HOME).",
     )
     windowing: WindowingOption = Field(
         "hear",

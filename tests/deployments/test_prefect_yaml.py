@@ -12,8 +12,8 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 
 from deployments.registered import CHECKOUT, Declared, declared_in, parameter_faults
-from flows.command_line import COMMANDS
 from flows.command_options import _LOCATIONS
+from flows.commands import COMMANDS
 from flows.server_watch import CLIENT_SETTINGS
 
 PATH = CHECKOUT / "prefect.yaml"

@@ -55,6 +55,7 @@ from e2i.training.finetune.scoring import Scorer, frozen_tables
 from e2i.training.finetune.step import Draws, Learner
 from e2i.training.finetune.waveforms import WaveformStore
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
+from e2i.training.selection import places_that_choose
 from e2i.training.state import StateFile
 
 # What changes neither the weights nor the scores, or only where the work is done.
@@ -159,7 +160,8 @@ def with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
     """The same inputs with a validation part, and each clip in one part only.
 
     Raises:
-        ConfigError: clips stand in two parts, or too few are left.
+        ConfigError: clips stand in two parts, or too few are left to train on, or for the
+            selection metric to choose an epoch by.
     """
     if inputs.validation is None:
         cut = hold_out(
@@ -193,6 +195,9 @@ def with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
             f"too few clips to train on: got {len(inputs.train.keys)}, expected at least "
             f"{MIN_TRAIN_CLIPS}. Give more clips."
         )
+    if inputs.validation is not None:  # now, and not when an epoch has been passed
+        counts = len(inputs.validation.keys), len(inputs.validation.captions)
+        places_that_choose(config.selection_metric, *counts)
     return inputs
 
 

@@ -202,13 +202,12 @@ def test_what_is_frozen_stays_and_the_rest_moves(
     assert changed == moved
 
 
-def test_a_checkpoint_is_an_encoder_and_heads(
-    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("e2i.encoders.finetuned.COPIES", tmp_path / "copies")
+def test_a_checkpoint_is_an_encoder_and_heads(small: SmallWorld, tmp_path: Path) -> None:
     train(small, tmp_path / "out", epochs=1, normalize=True, text_pooling="first")
     url = f"checkpoint:{tmp_path}/out/{NAME}.safetensors"
-    options = EncodersConfig(audio_encoder=url, text_encoder=url, device="cpu")
+    options = EncodersConfig(
+        audio_encoder=url, text_encoder=url, device="cpu", models_dir=str(tmp_path / "models")
+    )
     audio, text = load_audio_encoder(options), load_text_encoder(options)
     checkpoint = load_checkpoint(Folder(tmp_path / "out"), f"{NAME}.safetensors")
     assert fingerprint(audio.settings) == checkpoint.record.audio_fingerprint
@@ -216,6 +215,8 @@ def test_a_checkpoint_is_an_encoder_and_heads(
     assert audio.settings["normalize"] is True
     assert text.settings["caption_form"] == "dcase2025"
     assert text.settings["max_length"] == 32
+    (unpacked,) = (tmp_path / "models" / "finetuned").iterdir()
+    assert sorted(entry.name for entry in unpacked.iterdir()) == ["audio.safetensors", "text"]
 
     weights = load_weights(tmp_path / "out" / f"{NAME}.safetensors")
     from e2i.training.finetune.encoders import load_encoders
@@ -262,6 +263,20 @@ def test_a_clip_in_two_parts_is_refused(small: SmallWorld, tmp_path: Path) -> No
         finetune(inputs, small.config())
 
 
+def test_a_metric_that_cannot_choose_is_refused_before_anything_is_trained(
+    small: SmallWorld, tmp_path: Path
+) -> None:
+    epochs: list[EpochRecord] = []
+    message = "text_to_audio_R@5 cannot choose an epoch: got 2 validation candidates"
+    with pytest.raises(ConfigError, match=message):
+        finetune(
+            small.inputs(tmp_path),
+            small.config(selection_metric="text_to_audio_R@5", audio_weights="nowhere.pt"),
+            epochs.append,
+        )
+    assert not epochs
+
+
 def test_drop_last_leaves_out_what_fills_no_batch(small: SmallWorld) -> None:
     examples = small.examples()  # 24 pairs
     config = small.config(drop_last=True, repeat_clips=True, batch_size=7)
@@ -270,6 +285,16 @@ def test_drop_last_leaves_out_what_fills_no_batch(small: SmallWorld) -> None:
     assert len(set(plan.order.tolist())) == 21
     with pytest.raises(ConfigError, match="no batch can be filled: got batch_size 25 and drop_"):
         BatchPlans(examples, small.config(drop_last=True, repeat_clips=True, batch_size=25))
+
+
+def test_drop_last_leaves_no_clip_twice_in_a_batch(small: SmallWorld) -> None:
+    examples = small.examples()  # 12 clips of two captions
+    plans = BatchPlans(examples, small.config(drop_last=True, batch_size=7))
+    for epoch in range(1, 20):
+        plan = plans.epoch(epoch)
+        assert plan.sizes == (7, 7, 7)
+        for pairs in plan:
+            assert len(set(examples.pair_clip[pairs.numpy()].tolist())) == 7
 
 
 def test_a_text_model_without_dropout_says_so(small: SmallWorld, tmp_path: Path) -> None:
