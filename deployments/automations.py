@@ -27,8 +27,13 @@ from tasks.settling import RUN_TAG
 MAX_ATTEMPTS = 4
 """Of one flow run: the first, and as many more as a crashed run is run again by itself."""
 
-RERUN_AFTER = timedelta(seconds=30)
-"""How long a crashed run is left alone before it is run again."""
+RERUN_AFTER = timedelta(seconds=60)
+"""How long a crashed run is left alone before it is run again.
+
+A worker loads the flow for the hooks of a run whose process was killed, and reports the crash once
+more when they are through: some 40 s later on a machine with five processes a core, and then the
+attempt that has begun meanwhile is ended.
+"""
 
 HEARTBEAT_WITHIN = timedelta(minutes=6)
 """How long a run may be silent before it is taken for gone.

@@ -30,8 +30,8 @@ FLOW = "e2i-reevaluate"
 _SUBJECT = "e2i: {{ flow_run.name }} needs somebody to look at it"
 _BODY = """\
 {% if event.payload.message %}{{ event.payload.message }}
-Record: {{ event.payload.record }}
-{% else %}{{ flow_run.state.name }}: {{ flow_run.state.message }}
+{% if event.payload.record %}Record: {{ event.payload.record }}
+{% endif %}{% else %}{{ flow_run.state.name }}: {{ flow_run.state.message }}
 {% endif %}Flow run: {{ flow_run.id }}
 """
 

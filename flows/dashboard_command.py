@@ -12,7 +12,7 @@ from flows.summary import RunSummary
 
 
 def create(parameters: WandbDashboardParameters) -> RunSummary:
-    """Create the dashboard, or say what it would be.
+    """Save the dashboard, or say what it would be.
 
     Raises:
         ConfigError: there is no key for W&B.
@@ -26,7 +26,7 @@ def create(parameters: WandbDashboardParameters) -> RunSummary:
             "there is no key for W&B: got none in WANDB_API_KEY or ~/.netrc, expected one. Set it, "
             "or print what would be sent with --dry-run."
         )
-    from e2i.tracking.dashboard import create_dashboard, dashboard, specification
+    from e2i.tracking.dashboard import dashboard, save_dashboard, specification
 
     entity, project = parameters.wandb_entity, parameters.wandb_project
     if parameters.dry_run:
@@ -36,7 +36,7 @@ def create(parameters: WandbDashboardParameters) -> RunSummary:
             details={"specification": specification(workspace)},
             seconds=time.monotonic() - started,
         )
-    url = create_dashboard(entity, project, parameters.score_split)
+    url = save_dashboard(entity, project, parameters.score_split, parameters.view)
     return RunSummary(
         command="wandb-dashboard",
         locations={"dashboard": url},

@@ -11,7 +11,7 @@ _PROJECT = TrackingConfig.model_fields["wandb_project"]
 
 
 class WandbDashboardParameters(Configuration):
-    """Create the dashboard of a Weights & Biases project as a new view: scores, training, runs."""
+    """Save the dashboard of a Weights & Biases project as a view: scores, training, runs."""
 
     wandb_project: str = Field(
         _PROJECT.default,
@@ -30,6 +30,12 @@ class WandbDashboardParameters(Configuration):
         "evaluation",
         pattern=r"^\w[\w.-]*$",
         description="Split whose scores are shown.",
+    )
+    view: str = Field(
+        "",
+        pattern=r"^(https?://[^/?#]+/[^/?#]+/[^/?#]+/?\?([^#]*&)?nw=[A-Za-z0-9]+(&[^#]*)?)?$",
+        description="Address of a saved view, as this command gave it: replaced in place, and its "
+        "entity and project count. Empty: a new view.",
     )
     dry_run: bool = Field(
         False,

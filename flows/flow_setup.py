@@ -17,13 +17,12 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from prefect import Flow
+from prefect import Flow, runtime
 from prefect import flow as prefect_flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
-from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
 from e2i import __version__
@@ -60,7 +59,7 @@ def flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
 
 def _prepare() -> None:
     """What a run needs before it begins; nothing where this is no run."""
-    run_id = flow_run.get_id()
+    run_id = runtime.flow_run.get_id()
     if run_id is None:
         return
     api_url = get_current_settings().api.url
@@ -69,7 +68,7 @@ def _prepare() -> None:
     with get_client(sync_client=True) as client:
         taken = take_credentials(client)
         settled = settle_crashed_runs(client)
-        if (flow_run.get_run_count() or 0) > 1:
+        if (runtime.flow_run.get_run_count() or 0) > 1:
             settled += settle_run(client, UUID(run_id))
     if taken:
         get_run_logger().info("From Prefect blocks: %s", ", ".join(taken))
@@ -77,19 +76,22 @@ def _prepare() -> None:
         get_run_logger().info("%d task runs of a process that is gone were settled.", settled)
 
 
-def settle(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001
-    """Hook: no task run of a crashed run stays "Running"."""
+def settle(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001
+    """Hook: no task run of a crashed run stays "Running".
+
+    Prefect's workers give a hook its arguments by these names.
+    """
     with get_client(sync_client=True) as client:
-        settle_run(client, run.id)
+        settle_run(client, flow_run.id)
 
 
-def say_how_to_resume(flow: Flow[Any, Any], run: FlowRun, state: State[Any]) -> None:
+def say_how_to_resume(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hook: say in the run's log what stays and how to go on."""
-    if run.deployment_id:
-        again = f"`prefect flow-run retry {run.id}`, or Retry in the UI, goes on from there"
+    if flow_run.deployment_id:
+        again = f"`prefect flow-run retry {flow_run.id}`, or Retry in the UI, goes on from there"
     else:
         again = "the same command goes on from there"
-    flow_run_logger(run, flow).error(
+    flow_run_logger(flow_run, flow).error(
         "The run ended as %s. What it stored stays, and nothing of that is made again: %s.",
         state.name,
         again,

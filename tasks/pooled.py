@@ -34,8 +34,8 @@ from tasks.policy import WHOLE_TIMEOUT_S
 EMBEDDING = "e2i-cache-embeddings/cache-embeddings"
 TRAINING = "e2i-train-projection/train-projection"
 POLL_S = 5.0
-CRASH_PATIENCE_S = 120.0
-"""How long a crashed step may take to be scheduled again; the automation waits 30 s."""
+CRASH_PATIENCE_S = 180.0
+"""How long a crashed step may take to be scheduled again; the automation waits for a minute."""
 
 _OPTIONS: dict[str, Any] = {"timeout_seconds": WHOLE_TIMEOUT_S, "persist_result": False}
 

@@ -100,7 +100,7 @@ class EncodersConfig(Configuration):
         "float32", description="Number format of the models' arithmetic. Part of the fingerprint."
     )
     normalize: bool = Field(
-        True, description="Give each embedding length 1 (L2). Part of the fingerprint."
+        True, description="Whether each embedding gets length 1 (L2). Part of the fingerprint."
     )
     resampler: Literal["torchaudio", "soxr"] = Field(
         "torchaudio",

@@ -11,10 +11,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from wandb_workspaces import expr
 from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports.v2.interface import BarPlot, LinePlot, RunComparer
+from wandb_workspaces.workspaces import internal
 
 from e2i.errors import RunFailedError
 from e2i.tracking.bounded_calls import call_within
@@ -73,13 +75,14 @@ def specification(workspace: ws.Workspace) -> dict[str, Any]:
     return model
 
 
-def create_dashboard(entity: str, project: str, split: str = SPLIT) -> str:
-    """Create the dashboard at W&B as a new view; its address.
+def save_dashboard(entity: str, project: str, split: str = SPLIT, view_url: str = "") -> str:
+    """Save the dashboard at W&B, as a new view or in place of a saved one; its address.
 
     Args:
         entity: user or team; empty: the one that the key belongs to.
         project: project of the runs.
         split: whose scores are shown.
+        view_url: address of the view that is replaced, whose entity and project count; empty: none.
 
     Raises:
         RunFailedError: W&B does not answer in time, or refuses.
@@ -91,22 +94,44 @@ def create_dashboard(entity: str, project: str, split: str = SPLIT) -> str:
             "network, or print the specification with --dry-run."
         )
 
+    expected = f"a view of project {project!r}. Look at key, --wandb-entity and --wandb-project"
+    if view_url:
+        expected = f"the view {view_url} to be there. Look at key and --view"
+
     def save() -> str:
         import wandb  # noqa: PLC0415 - takes seconds
 
         silence(scratch)
-        workspace = dashboard(entity or str(wandb.Api().default_entity), project, split)
+        if view_url:
+            workspace = _in_place_of(view_url, split)
+        else:
+            workspace = dashboard(entity or str(wandb.Api().default_entity), project, split)
         return str(workspace.save().url)  # type: ignore[no-untyped-call]
 
     try:
-        return call_within(save, SAVE_LIMIT_S, "create the dashboard", "Try again later.")
+        return call_within(save, SAVE_LIMIT_S, "save the dashboard", "Try again later.")
     except RunFailedError:
         raise
     except Exception as error:
         raise RunFailedError(
-            f"W&B did not take the dashboard: got {described(error)}, expected a view of project "
-            f"{project!r}. Look at key, --wandb-entity and --wandb-project."
+            f"W&B did not take the dashboard: got {described(error)}, expected {expected}."
         ) from error
+
+
+def _in_place_of(view_url: str, split: str) -> ws.Workspace:
+    """The workspace under the name and id of a saved one, whatever that shows.
+
+    Raises:
+        ValueError: no such view is there.
+    """
+    address = urlsplit(view_url)
+    entity, project = (unquote(part) for part in address.path.strip("/").split("/"))
+    (name,) = parse_qs(address.query)["nw"]
+    held = internal.get_view_dict(entity, project, name)
+    workspace = dashboard(entity, project, split)
+    workspace._internal_name = internal._url_query_str_to_internal_name(name)
+    workspace._internal_id = str(held["id"])
+    return workspace
 
 
 def _score_panels(split: str) -> list[BarPlot]:

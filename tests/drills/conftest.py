@@ -12,12 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from s3_server import S3Server
+
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from deployed import Worker  # noqa: E402
+from prefect_server import PrefectServer  # noqa: E402
+
 TIMEOUT_S = 1200
 """Of one drill with its fixtures: ten times what it takes where it has the machine to itself."""
 
 PROGRAM = str(Path(sys.executable).with_name("e2i"))
-sys.path.insert(0, str(HERE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,3 +74,32 @@ def start(tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """One server with the deployments of prefect.yaml, as `make` brings it up; ended at the end.
+
+    Whoever kills it starts it again.
+    """
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    stores = tmp_path_factory.mktemp("stores")
+    urls = {"STORE_URL": str(stores / "full"), "DEMO_STORE_URL": str(stores / "demo")}
+    try:
+        printed = server.make("server")
+        assert f"export PREFECT_API_URL={server.api}" in printed
+        server.make("deploy", **urls)
+        server.pause("e2i-reevaluate/nightly")
+        yield server
+    finally:
+        server.make("stop-server")
+
+
+@pytest.fixture
+def worker(
+    prefect: PrefectServer, start: Start, tmp_path: Path, mortal_s3_server: S3Server
+) -> Iterator[Worker]:
+    """Workers of both pools; nothing of what they ran is left at the end."""
+    prefect.cancel_what_runs()
+    yield Worker(start, prefect, tmp_path, mortal_s3_server.environment)
+    prefect.cancel_what_runs()

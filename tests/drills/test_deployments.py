@@ -2,149 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import pytest
+from deployed import SLOW, Worker
+from prefect_server import PrefectServer, wait
 
-from conftest import Start
 from s3_server import S3Server
 
-ROOT = Path(__file__).parents[2]
-PREFECT = str(Path(sys.executable).with_name("prefect"))
 SMALL = {"num_development": 40, "num_validation": 12, "num_evaluation": 12}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Prefect:
-    """A server on this machine, and what its API answers."""
-
-    def __init__(self, port: int, home: Path) -> None:
-        self.port = port
-        self.api = f"http://127.0.0.1:{port}/api"
-        self.environment = {
-            "PREFECT_API_URL": self.api,
-            "PREFECT_HOME": str(home),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            # A run that waits for a slot asks for it each 30 s, which is long in a drill.
-            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
+def test_server_and_deployments_are_brought_up_again_as_they_are(prefect: PrefectServer) -> None:
+    def held() -> dict[str, list[str]]:
+        return {
+            kind: sorted(one["name"] for one in prefect.ask(f"/{kind}/filter"))
+            for kind in ("automations", "deployments", "work_pools")
         }
 
-    def make(self, target: str, **variables: str) -> str:
-        settings = [f"{name}={value}" for name, value in variables.items()]
-        done = subprocess.run(
-            ["make", target, f"PREFECT_PORT={self.port}", *settings],
-            cwd=ROOT,
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def ask(self, route: str, **body: Any) -> Any:
-        request = urllib.request.Request(
-            self.api + route,
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def flow_run(self, deployment: str) -> dict[str, Any]:
-        runs = self.ask(
-            "/flow_runs/filter",
-            deployments={"name": {"any_": [deployment]}},
-            sort="START_TIME_DESC",
-            limit=1,
-        )
-        return dict(runs[0])
-
-    def task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
-        """All task runs, waited for until the server has recorded their ends."""
-        deadline = time.monotonic() + 30
-        while True:
-            runs = self.ask(
-                "/task_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}}, limit=200
-            )
-            if all(run["state_type"] == "COMPLETED" for run in runs) and runs:
-                return list(runs)
-            if time.monotonic() > deadline:
-                return list(runs)
-            time.sleep(0.5)
-
-    def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
-        found = self.ask(
-            "/artifacts/filter", artifacts={"flow_run_id": {"any_": [flow_run_id]}}, limit=200
-        )
-        return {artifact["key"]: artifact for artifact in found}
+    assert "already answers" in prefect.make("server")
+    before = held()
+    assert all(before.values())
+    stores = {
+        "STORE_URL": prefect.get("/deployments/name/e2i/full-pipeline")["parameters"]["store_url"],
+        "DEMO_STORE_URL": prefect.get("/deployments/name/e2i/demo")["parameters"]["store_url"],
+    }
+    said = prefect.make("deploy", **stores)
+    prefect.pause("e2i-reevaluate/nightly")
+    assert "Work pool e2i-gpu (process, 1 at a time) is up to date" in said
+    assert "Automation 'e2i: run a crashed run again' is up to date" in said
+    assert held() == before
 
 
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """`make server` and `make deploy`; the server is ended again."""
-    server = Prefect(_free_port(), tmp_path_factory.mktemp("prefect"))
-    stores = tmp_path_factory.mktemp("stores")
-    try:
-        printed = server.make("server")
-        assert f"export PREFECT_API_URL={server.api}" in printed
-        assert "already answers" in server.make("server")
-        for _ in range(2):
-            server.make(
-                "deploy",
-                STORE_URL=str(stores / "full"),
-                DEMO_STORE_URL=str(stores / "demo"),
-            )
-        yield server
-    finally:
-        server.make("stop-server")
-
-
-@pytest.fixture
-def worker(
-    prefect: Prefect, start: Start, tmp_path: Path, mortal_s3_server: S3Server
-) -> subprocess.Popen[str]:
-    """A worker started in a folder that has nothing to do with the checkout."""
-    return start(
-        *("make", "-C", str(ROOT), "worker", f"PREFECT_PORT={prefect.port}"),
-        environment={**prefect.environment, **mortal_s3_server.environment},
-        cwd=tmp_path,
-        log=tmp_path / "worker.log",
-    )
-
-
-def _run(prefect: Prefect, deployment: str, **parameters: Any) -> subprocess.CompletedProcess[str]:
-    given = [f"--param={name}={json.dumps(value)}" for name, value in parameters.items()]
-    return subprocess.run(
-        [PREFECT, "deployment", "run", f"e2i/{deployment}", "--watch", *given],
-        env={**os.environ, **prefect.environment},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-
-
-def test_the_demo_runs_on_a_worker(prefect: Prefect, worker: subprocess.Popen[str]) -> None:
-    done = _run(prefect, "demo", soundscapes=SMALL)
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = prefect.flow_run("demo")
+def test_the_demo_runs_on_a_worker(prefect: PrefectServer, worker: Worker) -> None:
+    prefect.run("e2i/demo", soundscapes=SMALL)
+    run = prefect.latest_run("demo")
     assert run["state_type"] == "COMPLETED"
     assert run["name"] == "soundscapes-logmel-hashing"
     names = {task["name"] for task in prefect.task_runs(run["id"])}
@@ -156,62 +48,55 @@ def test_the_demo_runs_on_a_worker(prefect: Prefect, worker: subprocess.Popen[st
     assert artifacts["embedding-soundscapes-evaluation"]["data"] == 100.0
     assert "text_to_audio_R@10" in str(artifacts["scores-evaluation"]["data"])
     assert artifacts["pseudo-images-evaluation"]["data"].startswith("data:image/png;base64,")
-    assert worker.poll() is None
-
-
-def _wait_for_a_chunk(prefect: Prefect, run_ended: Future[Any]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not run_ended.done():
-        runs = prefect.ask(
-            "/task_runs/filter", deployments={"name": {"any_": ["full-pipeline"]}}, limit=200
-        )
-        if any(run["name"].startswith("embed ") for run in runs):
-            return
-        time.sleep(0.2)
-    pytest.fail("no chunk was embedded")
+    assert worker.runs
 
 
 def test_the_full_pipeline_rides_out_ten_seconds_without_its_store(
-    prefect: Prefect, worker: subprocess.Popen[str], mortal_s3_server: S3Server
+    prefect: PrefectServer, worker: Worker, mortal_s3_server: S3Server
 ) -> None:
     server = mortal_s3_server
-
-    with ThreadPoolExecutor(1) as pool:
-        run_ended = pool.submit(
-            _run,
-            prefect,
-            "full-pipeline",
-            store_url=f"{server.url}/pipeline",
-            dataset="soundscapes",
-            soundscapes=SMALL,
-            encoders={"audio_encoder": "logmel", "text_encoder": "hashing"},
-            images={"image_size": "native"},
-            cache={"chunk_size": 5},
-        )
-        _wait_for_a_chunk(prefect, run_ended)
-        server.kill()
-        time.sleep(10)
-        server.start()
-        done = run_ended.result()
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = prefect.flow_run("full-pipeline")
-    assert run["state_type"] == "COMPLETED"
-    tasks = prefect.task_runs(run["id"])
+    worker.embeds_at(SLOW)
+    parameters: dict[str, Any] = {
+        "store_url": f"{server.url}/pipeline",
+        "dataset": "soundscapes",
+        "soundscapes": SMALL,
+        "encoders": {"audio_encoder": "logmel", "text_encoder": "hashing"},
+        "images": {"image_size": "native"},
+        "cache": {"chunk_size": 5},
+    }
+    run = prefect.submit("e2i/full-pipeline", **parameters)
+    wait("embedding", worker.embedded)
+    server.kill()
+    time.sleep(10)
+    server.start()
+    worker.embeds_at(0.0)
+    wait("the end", lambda: prefect.state(run) in {"COMPLETED", "FAILED", "CRASHED"})
+    assert prefect.state(run) == "COMPLETED", prefect.log(run, level=40)
+    tasks = prefect.task_runs(run)
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
     assert any(task["run_count"] > 1 for task in tasks), "nothing was tried again"
-    assert worker.poll() is None
+    assert worker.runs
 
 
-def test_a_wrong_parameter_is_refused_at_submission(prefect: Prefect) -> None:
-    done = _run(prefect, "demo", training={"epochs": 0})
-    assert done.returncode == 1
+def test_a_failed_run_says_how_to_go_on(prefect: PrefectServer, worker: Worker) -> None:
+    prefect.run("e2i-cache-images/cache-images", code=1)
+    run = prefect.latest_run("cache-images")
+    assert run["state_type"] == "FAILED"
+    (line,) = [line for line in prefect.log(run["id"], level=40) if "flow-run retry" in line]
+    assert line == (
+        "The run ended as Failed. What it stored stays, and nothing of that is made again: "
+        f"`prefect flow-run retry {run['id']}`, or Retry in the UI, goes on from there."
+    )
+
+
+def test_a_wrong_parameter_is_refused_at_submission(prefect: PrefectServer) -> None:
+    done = prefect.run("e2i/demo", code=1, training={"epochs": 0})
     assert "epochs" in done.stdout + done.stderr
 
 
-def test_every_parameter_has_its_definition(prefect: Prefect) -> None:
+def test_every_parameter_has_its_definition(prefect: PrefectServer) -> None:
     for name in ("demo", "full-pipeline"):
-        with urllib.request.urlopen(f"{prefect.api}/deployments/name/e2i/{name}") as answer:
-            deployment = json.load(answer)
+        deployment = prefect.get(f"/deployments/name/e2i/{name}")
         schema = deployment["parameter_openapi_schema"]
         assert "EncodersConfig" in schema["definitions"]
         encoder = schema["definitions"]["EncodersConfig"]["properties"]["audio_encoder"]
