@@ -140,7 +140,8 @@ def test_two_processes_train_as_one(small: SmallWorld, tmp_path: Path) -> None:
     assert outcome["left"] == 0
     stored = files(tmp_path / "two")
     assert stored.keys() - {"outcome.json"} == files(tmp_path / "alone").keys()
-    assert not printed
+    for noise in ("distributed", "Grad strides"):  # Lightning's and torch's, about processes
+        assert noise not in printed
 
 
 @pytest.mark.slow
