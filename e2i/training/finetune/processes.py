@@ -1,12 +1,13 @@
 """A training in several processes, one a device, and what the first of them tells of it.
 
 Decides: none of the processes outlives the call that starts them: an error of one, an error of who
-is told of the progress, Ctrl-C and SIGTERM end them all.
+is told of the progress, Ctrl-C, SIGTERM and SIGKILL end them all.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -73,8 +74,17 @@ def _end_all_but(others: set[BaseProcess]) -> None:
         process.kill()
 
 
+def _end_with_the_parent() -> None:
+    """Leave no process behind that trains on when the one that started it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work_and_tell(fabric: Fabric, work: Work[Outcome], told: SimpleQueue[Any]) -> None:
     """What each process does."""
+    threading.Thread(target=_end_with_the_parent, name="e2i-finetune-parent", daemon=True).start()
     first = fabric.global_rank == 0
     torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     # Lightning's way to gather, and how DDP lays out gradients: none of the user's business.

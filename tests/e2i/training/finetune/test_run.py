@@ -121,7 +121,7 @@ def in_two_processes(small: SmallWorld, output: Path, how: str) -> tuple[dict[st
     done = subprocess.run(
         [sys.executable, here / "train_in_processes.py", small.root, output, how],
         env={**os.environ, "PYTHONPATH": f"{here}:{TESTS}:{TESTS.parent}"},
-        timeout=600,
+        timeout=800,
         check=True,
         capture_output=True,
         text=True,
@@ -131,6 +131,7 @@ def in_two_processes(small: SmallWorld, output: Path, how: str) -> tuple[dict[st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_processes_train_as_one(small: SmallWorld, tmp_path: Path) -> None:
     alone = finetune(small.inputs(tmp_path / "alone"), small.config(**OF_PROCESSES))
     outcome, printed = in_two_processes(small, tmp_path / "two", "whole")
@@ -145,6 +146,7 @@ def test_two_processes_train_as_one(small: SmallWorld, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_ends_a_training_ends_its_processes(small: SmallWorld, tmp_path: Path) -> None:
     small.examples()
     outcome, _ = in_two_processes(small, tmp_path / "two", "ended")
