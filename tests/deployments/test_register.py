@@ -14,13 +14,7 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 
 from deployments.automations import MAX_ATTEMPTS, REGISTRY, register
 from deployments.pools import Pool, ensure
-from deployments.register import (
-    DEPLOYMENTS,
-    IMAGE_CHECKOUT,
-    check_stores,
-    for_containers,
-    require_server,
-)
+from deployments.register import DEPLOYMENTS, IMAGE_CHECKOUT, check_stores, for_containers
 from deployments.registered import Declared, faults_of, schema_faults
 
 pytestmark = [
@@ -109,15 +103,3 @@ def test_a_store_that_workers_would_not_find_is_refused() -> None:
         check_stores("docker", {"E2I_STORE_URL": "s3://a", "E2I_DEMO_STORE_URL": "/x"})
     with pytest.raises(SystemExit, match=r"got E2I_STORE_URL='', expected an absolute path or a U"):
         check_stores("process", {})
-
-
-def test_a_server_that_is_not_there_is_named_before_anything_is_tried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("flows.preflight.SERVER_ATTEMPTS", 1)
-    with pytest.raises(SystemExit, match=r"got nothing from http://127.0.0.1:9/api, .* Start it w"):
-        require_server("http://127.0.0.1:9/api")
-    with pytest.raises(SystemExit, match=r"got '127.0.0.1:4200/api', expected one such as http:"):
-        require_server("127.0.0.1:4200/api")
-    with pytest.raises(SystemExit, match="got no PREFECT_API_URL, expected that of a Prefect serv"):
-        require_server(None)
