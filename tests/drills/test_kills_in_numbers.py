@@ -11,7 +11,11 @@ import pytest
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("where", "drills"), [("disk", ["embed", "compact", "mirror"]), ("s3", ["embed", "compact"])]
+    ("where", "drills"),
+    [
+        ("disk", ["embed", "compact", "mirror"]),
+        pytest.param("s3", ["embed", "compact"], marks=pytest.mark.long),
+    ],
 )
 def test_a_few_kills_of_each_kind(where: str, drills: list[str]) -> None:
     done = subprocess.run(
