@@ -96,7 +96,7 @@ server: setup  ## A Prefect server in the background, on PREFECT_PORT (DATABASE_
 stop-server: setup  ## End the server that `make server` started
 	@$(BIN)/python -m deployments.local_server stop
 
-deploy: setup  ## Work pools, deployments and automations on that server (STORE_URL, GPU_SLOTS)
+deploy: setup  ## Work pools, deployments and automations on that server (STORE_URL, GPU_SLOTS, POOL_TYPE)
 	@E2I_STORE_URL="$(STORE_URL)" E2I_DEMO_STORE_URL="$(DEMO_STORE_URL)" $(PREFECT_ENV) \
 	  $(BIN)/python -m deployments.register --pool-type $(POOL_TYPE) --gpu-slots $(GPU_SLOTS)
 
@@ -133,4 +133,4 @@ postgresql:  ## PostgreSQL from the distribution's packages, for its drill
 check: lint types imports test drills-part  ## What CI runs
 
 clean:  ## Forget the demo's store and the environment
-	@rm -rf $(VENV) demo store
+	@rm -rf $(VENV) demo

@@ -87,7 +87,8 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
 def main() -> None:
     """Parse the command line, and keep the workers running."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pools", nargs="+", default=list(POOLS), metavar="POOL")
+    # Of a name that the server does not know, a worker would make a pool that nothing goes to.
+    parser.add_argument("--pools", nargs="+", default=list(POOLS), choices=POOLS, metavar="POOL")
     arguments = parser.parse_args()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _stop)

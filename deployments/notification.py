@@ -14,6 +14,7 @@ import os
 from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import BlockDocument
 from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import (
     AutomationCore,
@@ -30,8 +31,8 @@ FLOW = "e2i-reevaluate"
 _SUBJECT = "e2i: {{ flow_run.name }} needs somebody to look at it"
 _BODY = """\
 {% if event.payload.message %}{{ event.payload.message }}
-Record: {{ event.payload.record }}
-{% else %}{{ flow_run.state.name }}: {{ flow_run.state.message }}
+{% if event.payload.record %}Record: {{ event.payload.record }}
+{% endif %}{% else %}{{ flow_run.state.name }}: {{ flow_run.state.message }}
 {% endif %}Flow run: {{ flow_run.id }}
 """
 
@@ -72,12 +73,18 @@ def _action(client: SyncPrefectClient, block: str) -> SendNotification | DoNothi
     if not block:
         return DoNothing()
     kind, _, name = block.partition("/")
-    try:
-        document = client.read_block_document_by_name(name=name, block_type_slug=kind)
-    except ObjectNotFound as error:
+    document = _document(client, kind, name) if kind and name else None
+    if document is None:
         raise SystemExit(
             f"{BLOCK_VARIABLE} names a block that is not there: got {block!r}, expected "
             "<type>/<name> such as slack-webhook/team. Make the block in the UI, or with its "
             "`save`."
-        ) from error
+        )
     return SendNotification(block_document_id=document.id, subject=_SUBJECT, body=_BODY)
+
+
+def _document(client: SyncPrefectClient, kind: str, name: str) -> BlockDocument | None:
+    try:
+        return client.read_block_document_by_name(name=name, block_type_slug=kind)
+    except ObjectNotFound:
+        return None

@@ -17,11 +17,14 @@ from typing import Any, get_args
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import get_current_settings
 
 from deployments.automations import REGISTRY
 from deployments.automations import register as register_automation
 from deployments.pools import PoolType, ensure, pools
 from deployments.registered import CHECKOUT, Declared, declared_in, faults_of
+from e2i.errors import E2IError
+from flows.preflight import ITS_SERVER, check_server
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 DEPLOYMENTS = CHECKOUT / "prefect.yaml"
@@ -53,6 +56,23 @@ def check_stores(pool_type: PoolType, environ: Mapping[str, str]) -> None:
                 f"workers would not find the store: got {variable}={url!r}, expected {rule}. "
                 f"Set {option}."
             )
+
+
+def require_server(api_url: str | None) -> None:
+    """Ask the server first: Prefect's client would try for a minute, and end with a traceback.
+
+    Raises:
+        SystemExit: none is set up, or it does not answer.
+    """
+    if not api_url:
+        raise SystemExit(
+            "there is no server to deploy to: got no PREFECT_API_URL, expected that of a Prefect "
+            "server. Start one with `make server`."
+        )
+    try:
+        check_server(api_url, ITS_SERVER)
+    except E2IError as error:
+        raise SystemExit(str(error)) from error
 
 
 def _deploy(pool_type: PoolType) -> list[Declared]:
@@ -109,6 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.gpu_slots < 1:
         parser.error(f"--gpu-slots: got {arguments.gpu_slots}, expected 1 or more")
+    require_server(get_current_settings().api.url)
     with get_client(sync_client=True) as client:
         register(client, arguments.pool_type, arguments.gpu_slots)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from e2i.errors import ConfigError
 from flows.blocks_parameters import SetupBlocksParameters
 from flows.prefect_setup import read_setup
-from flows.preflight import check_server, without_login
+from flows.preflight import ITS_SERVER, check_server, without_login
 from flows.summary import RunSummary
 
 
@@ -31,7 +31,7 @@ def setup_blocks(parameters: SetupBlocksParameters) -> RunSummary:
             "no Prefect server is set up: got no PREFECT_API_URL in environment and profile, "
             "expected one that keeps the blocks. Start one with `make server`."
         )
-    check_server(api_url)
+    check_server(api_url, ITS_SERVER)
     from tasks.credentials import SERVICES, store_block, variables_of
 
     chosen = [SERVICES[name] for name in parameters.service] or list(SERVICES.values())

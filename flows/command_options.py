@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import math
 import re
@@ -65,6 +66,7 @@ _PATTERNS = {
     "checkpoint_name": "a file name that ends in .safetensors, of letters, digits and . _ + = @ -",
     "score_split": "letters, digits, '_', '.' and '-' behind a letter or digit",
     "split": "letters, digits, '_', '.' and '-' behind a letter or digit",
+    "view": "https://<host>/<entity>/<project>?nw=<view>, as `e2i wandb-dashboard` printed it",
     "vision_backbone": "a name of timm, as resnet18 or vit_tiny_patch16_224.augreg_in21k",
     "wandb_project": "1 to 128 characters without / \\ # ? % :",
     "wandb_entity": "at most 128 characters without / \\ # ? % :",
@@ -131,7 +133,7 @@ def parse_options(name: str, model_name: str, arguments: list[str]) -> Options:
             return tyro.cli(
                 gather,
                 prog=f"e2i {name}",
-                description=(model.__doc__ or "").strip(),
+                description=inspect.cleandoc(model.__doc__ or ""),
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )

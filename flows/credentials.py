@@ -12,17 +12,24 @@ from e2i.errors import ConfigError
 _LOGIN = re.compile(r"(?P<scheme>[A-Za-z][\w.+-]*)://[^/@]*:.*@")
 """A URL whose host comes behind a name and a password, which may hold a slash by mistake."""
 _HOST_ONLY = re.compile(r"[A-Za-z][\w.+-]*://([^/@:]*(:\d*)?|arn:[^/@]*)(/|$)")
+_TOKEN = re.compile(r"(?P<scheme>https?)://([^/@]+@|[^?#]*\?.*(sig|signature|token|key)=)", re.I)
+"""A web address with a token before its host, or with one, or a signature, in its query."""
+_ENCODER = "checkpoint:"
+"""Stands before the location of an encoder's checkpoint."""
 
 
 def refuse_credentials(parameters: Mapping[str, object]) -> None:
     """Look through the parameters of a flow, also inside of those that are objects.
 
     Raises:
-        ConfigError: one is a URL with a name and a password, or a key and a secret, in it.
+        ConfigError: one is a URL with a name and a password, a key and a secret, a token or a
+            signature in it.
     """
     for name, text in _texts("", parameters):
-        found = _LOGIN.match(text)
-        if found is None or _HOST_ONLY.match(text):
+        location = text.removeprefix(_ENCODER)
+        found = None if _HOST_ONLY.match(location) else _LOGIN.match(location)
+        found = found or _TOKEN.match(location)
+        if found is None:
             continue
         scheme = found["scheme"].lower()
         step = (

@@ -16,8 +16,8 @@ from e2i.errors import ConfigError, E2IError
 from flows.summary import RunSummary, print_summary
 
 if TYPE_CHECKING:
-    from flows.command_line import Command
     from flows.command_options import Options, OutputOptions
+    from flows.commands import Command
 
 _OF_PREFECT = frozenset({"prefect", "httpx", "httpcore", "websockets"})
 RESUME = "What is stored stays, and the same command goes on from there."

@@ -76,7 +76,8 @@ class PipelineParameters(Configuration):
     heads: HeadsConfig = HeadsConfig()
     training: TrainingConfig = TrainingConfig()
     vision_arm: bool = Field(
-        False, description="Train a CNN on the pseudo-images as well, and score both."
+        False,
+        description="Whether a CNN is trained on the pseudo-images as well, and both are scored.",
     )
     vision_heads: HeadsConfig = CNN_HEADS
     vision_training: TrainingConfig = CNN_TRAINING
@@ -369,7 +370,10 @@ class PublishParameters(Configuration):
 
 
 class ReevaluateParameters(Configuration):
-    """Evaluate what is published on today's recordings, by today's code; fail where it dropped."""
+    """Evaluate what is published on today's recordings, by today's code; fail where it dropped.
+
+    Metadata and encoders are those that the cache has on record, unless they are given.
+    """
 
     store_url: str = Field(
         DATA_ROOT, min_length=1, description="Folder or URL of the store that it is published in."
@@ -421,7 +425,10 @@ class CacheVerifyParameters(Configuration):
 
 
 class CacheRepairParameters(Configuration):
-    """Embed again what is broken in a cache, and only that; delete what no manifest counts."""
+    """Embed again what is broken in a cache, and only that; delete what no manifest counts.
+
+    Metadata and encoders are those that the cache has on record, unless they are given.
+    """
 
     cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
     source: Annotated[MetadataConfig, _Bare] = MetadataConfig()

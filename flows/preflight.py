@@ -94,12 +94,32 @@ def _texts(parameters: Configuration) -> Iterator[str]:
             yield value
 
 
-def check_server(api_url: str) -> None:
+OWN_SERVER = (
+    "Start it (`make server`), or take PREFECT_API_URL out of the environment and the profile: the "
+    "command then starts one of its own."
+)
+
+ITS_SERVER = "Start it with `make server`, or correct PREFECT_API_URL."
+"""The next step of what needs that very server."""
+
+
+def check_server(api_url: str, step: str = OWN_SERVER) -> None:
     """Ask the Prefect server that is set up, a few times, whether it is there.
 
+    Args:
+        api_url: its address.
+        step: what to do where it does not answer.
+
     Raises:
+        ConfigError: the address is none of the web.
         RunFailedError: it does not answer.
     """
+    if not api_url.startswith(("http://", "https://")):
+        raise ConfigError(
+            "the address of the Prefect server is no URL of the web: got "
+            f"{without_login(api_url)!r}, expected one such as http://127.0.0.1:4200/api. Correct "
+            "PREFECT_API_URL in the environment or the profile."
+        )
     for attempt in range(SERVER_ATTEMPTS):
         if attempt:
             time.sleep(SERVER_PAUSE_S)
@@ -107,9 +127,7 @@ def check_server(api_url: str) -> None:
             return
     raise RunFailedError(
         f"the Prefect server that is set up does not answer: got nothing from "
-        f"{without_login(api_url)}, expected its API. Start it (`make server`), or take "
-        "PREFECT_API_URL out of the environment and the profile: the command then starts one of "
-        "its own."
+        f"{without_login(api_url)}, expected its API. {step}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.events import emit_event
@@ -17,7 +18,7 @@ from e2i.datasets.tabular import read_metadata
 from e2i.decoding.pool import WaveformLoader
 from e2i.encoders.config import EncodersConfig
 from e2i.encoders.load import load_audio_encoder, load_text_encoder
-from e2i.errors import ConfigError
+from e2i.errors import ConfigError, PublishError
 from e2i.publishing.published import Promotion, Published, read_published
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.drift import Drift, find_drift
@@ -195,9 +196,13 @@ def evaluate_and_compare(
         tracked(flow_run_tracker("eval", tracking, tags_of([cache])), settings) as tracker,
         Stage("evaluate what is published", cache.manifest.counts.captions, "captions") as stage,
     ):
-        recorded = reevaluate(
-            store_url, target.published, cache, drift, how, run=run, counts=counts
-        )
+        try:
+            recorded = reevaluate(
+                store_url, target.published, cache, drift, how, run=run, counts=counts
+            )
+        except PublishError as error:
+            _tell("damaged", {"message": str(error), "outcome": "damaged"})
+            raise
         stage.outcome = recorded.result.verdict.outcome
         tracker.summary(score_values(recorded.metrics, cache.manifest.split, seen=False))
         tracker.artifact(cache_artifact(cache))
@@ -226,10 +231,9 @@ def _show(recorded: Recorded, dataset: str, split: str) -> None:
         "drifted": bool(result.drift.moved),
     }
     for name in (name for name, true in happened.items() if true):
-        emit_event(
-            event=f"{EVENT_PREFIX}{name}",
-            resource={"prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}"},
-            payload={
+        _tell(
+            name,
+            {
                 "message": " ".join(recorded.notes),
                 "outcome": result.verdict.outcome,
                 "record": recorded.url,
@@ -240,3 +244,12 @@ def _show(recorded: Recorded, dataset: str, split: str) -> None:
                 "moved": [one.id for one in result.drift.moved],
             },
         )
+
+
+def _tell(happened: str, payload: dict[str, Any]) -> None:
+    """An event of this run, which the automation of `deployments/notification.py` listens to."""
+    emit_event(
+        event=f"{EVENT_PREFIX}{happened}",
+        resource={"prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}"},
+        payload=payload,
+    )

@@ -6,6 +6,7 @@ few sentences; what is under test reads them as it reads published ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,16 +23,26 @@ SENTENCES = (
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
-def make_roberta(folder: Path, *, seed: int = 0, safe: bool = True, **changes: object) -> Path:
+def make_roberta(
+    folder: Path,
+    *,
+    seed: int = 0,
+    safe: bool = True,
+    std: float = 0.2,
+    sentences: Sequence[str] = SENTENCES,
+    **changes: object,
+) -> Path:
     """A RoBERTa of two layers, its tokenizer beside it.
 
     Args:
         folder: to be made.
         seed: of the weights.
         safe: as safetensors; else as a PyTorch file.
+        std: standard deviation of the weights.
+        sentences: that the tokenizer is trained on.
         changes: to the configuration.
     """
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(sentences)
     options = {
         **{"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2},
         **{"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 514},
@@ -39,7 +50,7 @@ def make_roberta(folder: Path, *, seed: int = 0, safe: bool = True, **changes: o
     config = RobertaConfig(**{**options, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _shaken(RobertaModel(config))
+        model = _shaken(RobertaModel(config), std)
     model.save_pretrained(folder)
     if not safe:
         (folder / "model.safetensors").unlink()
@@ -48,11 +59,11 @@ def make_roberta(folder: Path, *, seed: int = 0, safe: bool = True, **changes: o
     return folder
 
 
-def make_tokenizer() -> RobertaTokenizer:
+def make_tokenizer(sentences: Sequence[str] = SENTENCES) -> RobertaTokenizer:
     """A byte-level BPE tokenizer like RoBERTa's, with a small vocabulary."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
-        SENTENCES, vocab_size=400, special_tokens=list(SPECIAL), show_progress=False
+        sentences, vocab_size=400, special_tokens=list(SPECIAL), show_progress=False
     )
     merges = [tuple(merge.split()) for merge in _merges(trained)]
     return RobertaTokenizer(vocab=trained.get_vocab(), merges=merges, model_max_length=512)
@@ -90,9 +101,9 @@ def make_clap(folder: Path, *, seed: int = 0, fused: bool = False, dim: int = 16
     return folder
 
 
-def _shaken(model: torch.nn.Module) -> torch.nn.Module:
-    """Weights far enough from nothing that embeddings differ."""
+def _shaken(model: torch.nn.Module, std: float = 0.2) -> torch.nn.Module:
+    """Weights drawn anew; by default far enough from nothing that embeddings differ."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=std)
     return model.eval()

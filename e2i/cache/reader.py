@@ -51,7 +51,8 @@ class Cache:
             verify: hold each shard's bytes against the manifest's sha256.
 
         Raises:
-            CacheCorruptError: a shard is missing, damaged, or not as the manifest has it.
+            CacheCorruptError: a shard is missing, damaged, or not as the manifest has it, or a
+                caption is of a clip that the manifest does not know.
             CacheError: no clip with a caption is stored.
             StorageError: the store refused.
         """
@@ -60,6 +61,7 @@ class Cache:
         manifest = self.manifest
         audio = read_side(self.folder, "audio", manifest.audio, verify=verify)
         row_of_clip = {clip_id: row for row, clip_id in enumerate(audio.ids)}
+        row_of_clip |= dict.fromkeys(manifest.audio.failed, -1)
         text = read_side(self.folder, "text", manifest.text, row_of_clip, verify=verify)
         caption_clip = text.clip_rows
         captions_kept = np.flatnonzero(caption_clip >= 0)

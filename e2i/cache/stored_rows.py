@@ -48,7 +48,7 @@ class SideRows:
         ids: of the rows.
         embeddings: float32 (N, D).
         values: durations (audio) or captions (text).
-        clip_rows: int64 (N,), for each caption the row of its clip, -1 where that is not stored;
+        clip_rows: int64 (N,), for each caption the row of its clip, -1 where that has failed;
             empty for clips.
     """
 
@@ -72,7 +72,7 @@ def read_side(
         folder: the cache.
         side: which.
         manifest: of that side.
-        row_of_clip: of the audio side, for captions.
+        row_of_clip: of the audio side, for captions; -1 for clips that have failed.
         verify: hold each shard's bytes against the manifest's sha256.
 
     Raises:
@@ -149,7 +149,7 @@ class _Reading:
         self._copy_embeddings(group, keep, rows)
         self._into.values[rows] = table.column(_VALUE_COLUMN[self._side]).to_numpy()
         if self._side == "text":
-            self._into.clip_rows[rows] = self._clip_rows(table.column("clip_id"))
+            self._into.clip_rows[rows] = self._clip_rows(group.entry, table.column("clip_id"))
         self.filled[rows] = True
 
     def _places(self, entry: ShardEntry, names: pa.ChunkedArray) -> Rows:
@@ -203,10 +203,15 @@ class _Reading:
             got = f"values that are not finite for {self._into.ids[row]!r}"
             raise self._corrupt(entry, got, "numbers")
 
-    def _clip_rows(self, names: pa.ChunkedArray) -> NDArray[np.int64]:
+    def _clip_rows(self, entry: ShardEntry, names: pa.ChunkedArray) -> NDArray[np.int64]:
         """For each caption the row of its clip; each clip is looked up once."""
         coded = names.combine_chunks().dictionary_encode()
-        found = [self._row_of_clip.get(name, -1) for name in coded.dictionary.to_pylist()]
+        clips = coded.dictionary.to_pylist()
+        stranger = next((clip for clip in clips if clip not in self._row_of_clip), None)
+        if stranger is not None:
+            got = f"captions of the clip {stranger!r}"
+            raise self._corrupt(entry, got, "captions of clips that the manifest knows")
+        found = [self._row_of_clip[clip] for clip in clips]
         rows: NDArray[np.int64] = np.array(found, np.int64)[coded.indices.to_numpy()]
         return rows
 

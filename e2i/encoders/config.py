@@ -64,8 +64,8 @@ class EncodersConfig(Configuration):
     models_dir: str = Field(
         "~/.cache/e2i/models",
         min_length=1,
-        description="hf, clap: local folder that models below URLs are copied to, once. Published "
-        "models are in the Hugging Face cache (HF_HOME).",
+        description="hf, clap, checkpoint: local folder that models below URLs are copied to, and "
+        "checkpoints unpacked, once. Published models are in the Hugging Face cache (HF_HOME).",
     )
     windowing: WindowingOption = Field(
         "hear",
@@ -100,7 +100,7 @@ class EncodersConfig(Configuration):
         "float32", description="Number format of the models' arithmetic. Part of the fingerprint."
     )
     normalize: bool = Field(
-        True, description="Give each embedding length 1 (L2). Part of the fingerprint."
+        True, description="Whether each embedding gets length 1 (L2). Part of the fingerprint."
     )
     resampler: Literal["torchaudio", "soxr"] = Field(
         "torchaudio",

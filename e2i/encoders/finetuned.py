@@ -5,9 +5,10 @@ published names, `text.<name>` with those of transformers, `files.<name>` (uint8
 tokenizer of the text model), and those of the heads; the header's metadata holds one entry, `e2i`,
 a JSON object of which `FinetunedEncoders` is the part `encoders`.
 
-Decides: what is named `checkpoint:<path or URL>` is unpacked once into published formats (weights
-of PaSST, a folder of transformers) and used from there as any other weights are. So the fingerprint
-is a digest of the weights, and the same weights in another file are the same encoder.
+Decides: what is named `checkpoint:<path or URL>` is unpacked once, below `models_dir`, into
+published formats (weights of PaSST, a folder of transformers) and used from there as any other
+weights are. So the fingerprint is a digest of the weights, and the same weights in another file are
+the same encoder.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 PREFIX = "checkpoint:"
 KIND = "finetuned"
-COPIES = Path("~/.cache/e2i/finetuned")
-"""Where what is unpacked is kept."""
+COPIES = "finetuned"
+"""Folder below `models_dir` that what is unpacked is kept in."""
 
 AUDIO_NAME = "audio.safetensors"
 TEXT_NAME = "text"
@@ -70,7 +71,8 @@ def unpacked_audio(config: EncodersConfig) -> EncodersConfig:
     """
     if not is_checkpoint(config.audio_encoder):
         return config
-    record, folder = _unpacked(config.audio_encoder.removeprefix(PREFIX), "--audio-encoder")
+    location = config.audio_encoder.removeprefix(PREFIX)
+    record, folder = _unpacked(location, "--audio-encoder", config.models_dir)
     changes = {
         "audio_encoder": "passt",
         "audio_arch": record.audio_arch,
@@ -91,7 +93,8 @@ def unpacked_text(config: EncodersConfig) -> EncodersConfig:
     """
     if not is_checkpoint(config.text_encoder):
         return config
-    record, folder = _unpacked(config.text_encoder.removeprefix(PREFIX), "--text-encoder")
+    location = config.text_encoder.removeprefix(PREFIX)
+    record, folder = _unpacked(location, "--text-encoder", config.models_dir)
     changes = {
         "text_encoder": "hf",
         "text_model": str(folder / TEXT_NAME),
@@ -103,7 +106,7 @@ def unpacked_text(config: EncodersConfig) -> EncodersConfig:
     return config.model_copy(update=changes)
 
 
-def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
+def _unpacked(location: str, option: str, models_dir: str) -> tuple[FinetunedEncoders, Path]:
     """The record of a checkpoint, and the folder that its encoders lie in."""
     parent, name = split_url(location)
     folder = Folder(parent)
@@ -114,7 +117,8 @@ def _unpacked(location: str, option: str) -> tuple[FinetunedEncoders, Path]:
             if info is None:
                 raise _no_checkpoint(shown, option)
             facts = json.dumps([shown, info.size_bytes, info.version])
-            target = COPIES.expanduser() / hashlib.sha256(facts.encode()).hexdigest()[:32]
+            name_of_copy = hashlib.sha256(facts.encode()).hexdigest()[:32]
+            target = Path(models_dir).expanduser() / COPIES / name_of_copy
             with folder.open(name) as file:
                 record = _record(file, shown, option)
                 if not target.is_dir():

@@ -97,9 +97,15 @@ def load_embeddings(
         float32 (N, D), to half an 8-bit step; statistics are read where images are standardized.
 
     Raises:
-        ImageError: an image or its statistics are missing or broken, or cannot be decoded.
+        ImageError: there are no ids, or an image or its statistics are missing or broken, or
+            cannot be decoded.
         StorageError: the store refused.
     """
+    if not ids:
+        raise ImageError(
+            "there is nothing to decode: got no ids, expected at least one. Give the ids of clips "
+            "or captions of the cache."
+        )
     rows: dict[int, NDArray[np.float32]] = {}
     with StoredImages(folder, side, config) as stored:
         read = cache(lambda digest: read_standardization(stored.folder, digest))

@@ -138,13 +138,11 @@ def render_images(
         side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
     )
     with StoredImages(folder, side, config) as stored:
-        found = _Found(stored.listing(), read_index(stored.folder))
-        if wanted.standardization is not None:  # before the images that name them
-            write_standardization(stored.folder, wanted.standardization)
-        current = _current(stored, wanted, found, written)
-        missing = [name for name in wanted.rows if name not in current]
+        found, current, missing = _looked_at(stored, wanted, written)
         if progress is not None:
             progress(len(current))
+        if wanted.standardization is not None:  # before the images that name them
+            write_standardization(stored.folder, wanted.standardization)
         sizes: dict[str, int] = {}
         for name, size in _render(stored, missing, wanted, embeddings, config):
             sizes[name] = size
@@ -182,10 +180,9 @@ def missing_rows(
         side, ids, embeddings, config, fingerprint=fingerprint, standardization=standardization
     )
     with StoredImages(folder, side, config) as stored:
-        found = _Found(stored.listing(), read_index(stored.folder))
-        current = _current(stored, wanted, found)
-    missing = {name: row for name, row in wanted.rows.items() if name not in current}
-    return MissingRows(tuple(missing.values()), sum(name in found.files for name in missing))
+        found, _, missing = _looked_at(stored, wanted)
+    rows = tuple(wanted.rows[name] for name in missing)
+    return MissingRows(rows, sum(name in found.files for name in missing))
 
 
 def render_rows(
@@ -245,11 +242,20 @@ def _wanted(
     return _Wanted(settings, rows, labels, standardization if settings.standardization else None)
 
 
+def _looked_at(
+    stored: StoredImages, wanted: _Wanted, written: Mapping[str, int] = MappingProxyType({})
+) -> tuple[_Found, set[str], list[str]]:
+    """What lies there, the names that are as wanted, and in order those that are not."""
+    found = _Found(stored.listing(), read_index(stored.folder))
+    current = _current(stored, wanted, found, written)
+    return found, current, [name for name in wanted.rows if name not in current]
+
+
 def _current(
     stored: StoredImages,
     wanted: _Wanted,
     found: _Found,
-    written: Mapping[str, int] = MappingProxyType({}),
+    written: Mapping[str, int],
 ) -> set[str]:
     """Names of stored images that are as wanted; only files that nobody vouches for are read."""
     current: set[str] = set()

@@ -16,7 +16,13 @@ import e2i
 from e2i.cache.reader import Cache, open_cache
 from e2i.cache.verify import verify_cache
 from e2i.code_version import code_sha256
-from e2i.errors import CacheError, CacheNotFoundError, PublishError, StorageNotFoundError
+from e2i.errors import (
+    CacheError,
+    CacheNotFoundError,
+    PublishError,
+    SeenClipsError,
+    StorageNotFoundError,
+)
 from e2i.heads.checkpoint import Checkpoint, checkpoint_from_bytes, read_checkpoint_bytes
 from e2i.publishing.published import (
     CHECKPOINT_NAME,
@@ -276,15 +282,22 @@ def _scored(
     data, checkpoint = heads
     config, device = how
     embeddings = cache.load()
-    found = evaluate_checkpoint(
-        checkpoint,
-        embeddings,
-        config,
-        device=device,
-        load_stored=stored_images_of(cache.folder),
-        load_windows=stored_windows_of(cache.folder),
-        extras=Extras(failed_clips=frozenset(cache.manifest.audio.failed)),
-    )
+    try:
+        found = evaluate_checkpoint(
+            checkpoint,
+            embeddings,
+            config,
+            device=device,
+            load_stored=stored_images_of(cache.folder),
+            load_windows=stored_windows_of(cache.folder),
+            extras=Extras(failed_clips=frozenset(cache.manifest.audio.failed)),
+        )
+    except SeenClipsError as error:
+        raise SeenClipsError(
+            "nothing is published by scores on clips that were trained or selected on: got "
+            f"{cache.folder.url} for {promotion.checkpoint.source}, expected a cache that it has "
+            "not seen. Give another one as --cache-dir."
+        ) from error
     below = store.folder(promotion.folder)
     below.write(CHECKPOINT_NAME, data)
     fault = checkpoint_fault(store, promotion)

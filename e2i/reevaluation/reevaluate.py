@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 
 from e2i.cache.reader import Cache
 from e2i.code_version import code_sha256
+from e2i.errors import CheckpointError, PublishError
 from e2i.heads.checkpoint import load_checkpoint_and_digest
+from e2i.publishing.promote import checkpoint_fault
 from e2i.publishing.published import CHECKPOINT_NAME, SCORED_NAME, Promotion, Published
 from e2i.reevaluation.config import ReevaluationConfig
 from e2i.reevaluation.drift import Drift
@@ -146,7 +148,8 @@ def reevaluate(
         counts: what bringing the cache up to date came to; stored with the record.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or is of other encoders than the cache.
+        PublishError: the published checkpoint is gone, or cannot be read.
+        CheckpointError: it is of other encoders than the cache, or of another version of e2i.
         ReportError: the index, or what was scored before, cannot be read.
         StorageError: the store refused.
     """
@@ -191,7 +194,17 @@ def _evaluated(
     """What was found, its score record, and the file of what was ranked, if that is a new one."""
     promotion = published.current
     folder = store.folder(promotion.folder)
-    checkpoint, sha256 = load_checkpoint_and_digest(folder, CHECKPOINT_NAME)
+    try:
+        checkpoint, sha256 = load_checkpoint_and_digest(folder, CHECKPOINT_NAME)
+    except CheckpointError as error:
+        fault = checkpoint_fault(store, promotion)
+        if not fault:
+            raise
+        raise PublishError(
+            f"the published checkpoint cannot be read: got {fault}, "
+            f"expected sha256 {promotion.checkpoint.sha256} as it was published. Publish it again, "
+            "or run `e2i publish --rollback`."
+        ) from error
     file = ScoredFile(promotion.checkpoint.url, sha256)
     reference = _reference(store.folder(_REPORTS), published, run)
     embeddings = cache.load()
@@ -282,11 +295,11 @@ def _about_reference(result: Reevaluation, promotion: Promotion) -> tuple[str, .
         )
     if changes.any:
         notes.append(
-            f"The evaluation set changed since {reference.name}: {changes.new_clips} clips are "
-            f"new, {changes.gone_clips} gone, {changes.changed_recordings} have another recording, "
-            f"{changes.changed_captions} captions are others. Compared are the "
-            f"{result.comparison.num_clips} clips and {result.comparison.num_captions} captions "
-            "that both have."
+            f"The evaluation set changed since {reference.name}: clips that are new "
+            f"{changes.new_clips}, gone {changes.gone_clips}, with another recording "
+            f"{changes.changed_recordings}; other captions {changes.changed_captions}. Compared "
+            f"are the {result.comparison.num_clips} clips and {result.comparison.num_captions} "
+            "captions that both have."
         )
     if promotion.code_sha256 != code_sha256():
         notes.append(f"The code is not that of promotion {promotion.number}.")
@@ -300,7 +313,8 @@ def _about_drift(drift: Drift) -> tuple[str, ...]:
     more = f"; and {len(drift.moved) - _SHOWN} more" if len(drift.moved) > _SHOWN else ""
     return (
         f"Of {drift.clips} clips and {drift.captions} captions embedded anew {len(drift.moved)} "
-        f"moved: {shown}{more}.",
+        f"moved: {shown}{more}. Where that is meant, `e2i cache-embeddings --force` embeds the "
+        "cache anew.",
     )
 
 

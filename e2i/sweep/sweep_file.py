@@ -6,6 +6,7 @@ an error, for the parser would take the last one without a word.
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
 from collections.abc import Hashable, Mapping
@@ -13,10 +14,11 @@ from collections.abc import Hashable, Mapping
 import yaml
 from pydantic import ValidationError
 
+from e2i.configuration import Configuration
 from e2i.errors import ConfigError, StorageNotFoundError
 from e2i.storage import Folder
 from e2i.store_layout import public_url, split_url
-from e2i.sweep.config import SweepConfig
+from e2i.sweep.config import SearchConfig, SweepConfig
 
 ENDINGS = (".yaml", ".yml", ".toml", ".json")
 
@@ -92,19 +94,38 @@ def _kind(name: str) -> str:
 
 
 def _faults(error: ValidationError, where: str) -> str:
-    """All faults of a file, one a line."""
-    known = ", ".join(SweepConfig.model_fields)
+    """All faults of a file, one a line; of a list and of its items those of the items alone."""
+    faults = error.errors(include_url=False)
+    places = [fault["loc"] for fault in faults]
     lines = []
-    for fault in error.errors(include_url=False):
-        field = ".".join(str(step) for step in fault["loc"])
+    for fault in faults:
+        place = fault["loc"]
+        if any(other != place and other[: len(place)] == place for other in places if place):
+            continue
+        field = ".".join(str(step) for step in place)
         said = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            said = f"no such field: got {field!r}, expected one of {known}. Take it out."
+            said = _no_such_field(field, SearchConfig if len(place) > 1 else SweepConfig)
+        elif fault["type"] in ("too_short", "too_long"):
+            context = fault["ctx"]
+            bound = (
+                f"at least {context['min_length']}"
+                if "min_length" in context
+                else (f"at most {context['max_length']}")
+            )
+            said = f"got {fault['input']!r}, expected {bound} of them. Correct it."
         elif ": got " not in said:
             rule = said.removeprefix("Input should be ").removeprefix("Input should ")
             said = f"got {fault['input']!r}, expected {rule[:1].lower()}{rule[1:]}. Correct it."
         lines.append(f"{where}: {field + ': ' if field else ''}{said}")
     return "\n".join(lines)
+
+
+def _no_such_field(field: str, model: type[Configuration]) -> str:
+    known = list(model.model_fields)
+    close = difflib.get_close_matches(field.rpartition(".")[2], known, n=1)
+    step = f"Did you mean {close[0]!r}?" if close else "Take it out."
+    return f"no such field: got {field!r}, expected one of {', '.join(known)}. {step}"
 
 
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

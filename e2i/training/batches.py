@@ -2,7 +2,8 @@
 
 Decides: an epoch passes each pair exactly once, and a batch holds a clip at most once, so every
 other cell of a batch's similarity matrix is a negative. Batches of an epoch differ in size by one
-at most, so no epoch ends on a batch too small to learn from.
+at most, so no epoch ends on a batch too small to learn from. Where batches have to be full, those
+of an epoch are, and the pairs that are left over, other ones each time, wait for another epoch.
 
 How: the captions of a clip, in random order, go to different rounds, clips in random order; with
 equally many captions a clip, each round holds every clip once. Each round is shuffled and the
@@ -28,7 +29,7 @@ class EpochPlan:
     """The batches of one epoch.
 
     Attributes:
-        order: int64 (N,), a permutation of the pairs.
+        order: int64 (N,), a permutation of the pairs, or of those that fill a batch.
         sizes: length of each batch; they cut `order` from left to right.
     """
 
@@ -47,15 +48,17 @@ class EpochPlan:
 class DistinctClipBatches:
     """Plans epochs in which no batch holds a clip twice."""
 
-    def __init__(self, pair_clip: Tensor, batch_size: int) -> None:
+    def __init__(self, pair_clip: Tensor, batch_size: int, *, only_full: bool = False) -> None:
         """Take the pairs.
 
         Args:
             pair_clip: int64 (N,) on the CPU, indices in [0, C).
             batch_size: pairs in a batch, at most.
+            only_full: leave out what does not fill a batch; for a `batch_size` that `fits`.
         """
         self._pair_clip = pair_clip
         self._batch_size = batch_size
+        self._only_full = only_full
         captions_per_clip = torch.bincount(pair_clip)
         self._num_clips = int(captions_per_clip.numel())
         self._num_rounds = int(captions_per_clip.max())
@@ -72,10 +75,12 @@ class DistinctClipBatches:
         """Pairs that a batch can hold: the size asked for, or less where clips do not suffice.
 
         Batches of the size asked for may still come out somewhat smaller, where all are evened.
+        Where only full ones count, this is what every batch can hold.
         """
-        if self._rounds_are_batches:
-            return -(-int(self._pair_clip.numel()) // self._num_rounds)
-        return self._batch_size
+        if not self._rounds_are_batches:
+            return self._batch_size
+        pairs = int(self._pair_clip.numel())
+        return pairs // self._num_rounds if self._only_full else -(-pairs // self._num_rounds)
 
     def epoch(self, generator: torch.Generator) -> EpochPlan:
         """Draw one epoch; `generator` is on the CPU."""
@@ -84,8 +89,11 @@ class DistinctClipBatches:
             picks = torch.randperm(len(rounds), generator=generator).tolist()
             rounds = [rounds[pick] for pick in picks]
             return EpochPlan(torch.cat(rounds), tuple(len(one) for one in rounds))
-        pairs, batches = int(self._pair_clip.numel()), self._num_batches
-        starts = _even_cuts(pairs, batches)
+        pairs = int(self._pair_clip.numel())
+        if self._only_full:
+            starts = _full_cuts(pairs, self._batch_size)
+            return _full_batches(self._strung_together(rounds, starts), self._batch_size)
+        starts = _even_cuts(pairs, self._num_batches)
         return EpochPlan(self._strung_together(rounds, starts), _sizes(starts))
 
     def _rounds(self, generator: torch.Generator) -> list[Tensor]:
@@ -130,10 +138,11 @@ class DistinctClipBatches:
 class RandomPairBatches:
     """Plans epochs of pairs in plain random order: a batch may hold a clip more than once."""
 
-    def __init__(self, pair_clip: Tensor, batch_size: int) -> None:
+    def __init__(self, pair_clip: Tensor, batch_size: int, *, only_full: bool = False) -> None:
         """Take the pairs, as `DistinctClipBatches` does."""
         self._pairs = int(pair_clip.numel())
         self._batch_size = batch_size
+        self._only_full = only_full
         self._num_batches = -(-self._pairs // batch_size)
 
     @property
@@ -143,13 +152,26 @@ class RandomPairBatches:
 
     def epoch(self, generator: torch.Generator) -> EpochPlan:
         """Draw one epoch; `generator` is on the CPU."""
-        sizes = _sizes(_even_cuts(self._pairs, self._num_batches))
-        return EpochPlan(torch.randperm(self._pairs, generator=generator), sizes)
+        order = torch.randperm(self._pairs, generator=generator)
+        if self._only_full:
+            return _full_batches(order, self._batch_size)
+        return EpochPlan(order, _sizes(_even_cuts(self._pairs, self._num_batches)))
 
 
 def _even_cuts(pairs: int, batches: int) -> list[int]:
     """Where batches start, and the end: lengths within one of each other."""
     return [index * pairs // batches for index in range(batches + 1)]
+
+
+def _full_cuts(pairs: int, batch_size: int) -> list[int]:
+    """Where batches start that are full but for the last, and the end."""
+    return [*range(0, pairs, batch_size), pairs]
+
+
+def _full_batches(order: Tensor, batch_size: int) -> EpochPlan:
+    """The full batches at the beginning of a row of pairs."""
+    full = len(order) // batch_size
+    return EpochPlan(order[: full * batch_size], (batch_size,) * full)
 
 
 def _sizes(starts: list[int]) -> tuple[int, ...]:

@@ -89,11 +89,19 @@ def read_exclusions(url: str) -> Exclusions:
     if name.endswith(".txt"):
         ids = [line.strip() for line in text.splitlines() if line.strip()]
         return Exclusions(frozenset(ClipKey("", "", one) for one in ids), frozenset())
-    return _from_csv(text, where)
+    try:
+        return _from_csv(text, where)
+    except csv.Error as error:
+        message = (
+            f"the list of clips to leave out is no CSV: got {error} in {where}, expected each "
+            "field that begins with a quote to end with one. Correct the quotes."
+        )
+        raise ConfigError(message) from error
 
 
 def _from_csv(text: str, where: str) -> Exclusions:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    # Strict: an open quote would swallow the rest of the list, and train on what it names.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     reader.fieldnames = columns
     column = next((name for name in _CLIP_COLUMNS if name in columns), None)

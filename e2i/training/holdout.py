@@ -2,7 +2,7 @@
 
 Decides: a clip's part follows from a hash of (seed, data set, split, clip id), not from its place
 in the file, so that clips added later leave the others where they are. Only where a part would be
-left without clips does the nearest one step in.
+left with too few clips do the nearest ones step in.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from e2i.errors import ConfigError
 MIN_TRAIN_CLIPS = 2
 """One clip alone has nothing to be told apart from."""
 
+MIN_VALIDATION_CLIPS = 2
+"""One clip alone is always ranked first, so that every epoch would be as good as the first."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
@@ -28,7 +31,7 @@ class HeldOut:
 
     Attributes:
         train: int64, at least two.
-        validation: int64, at least one.
+        validation: int64, at least two.
         test: int64, at least one, or none where the test share is 0.
     """
 
@@ -56,10 +59,10 @@ def hold_out(
         seed: another seed holds other clips out.
 
     Raises:
-        ConfigError: too few clips for a part each and two to train on.
+        ConfigError: too few clips for the parts.
     """
     wants_test = test_fraction > 0
-    fewest = MIN_TRAIN_CLIPS + 1 + int(wants_test)
+    fewest = MIN_TRAIN_CLIPS + MIN_VALIDATION_CLIPS + int(wants_test)
     if len(keys) < fewest:
         message = (
             f"too few clips to hold some out of them: got {len(keys)}, expected at least {fewest}. "
@@ -70,7 +73,7 @@ def hold_out(
     order = np.argsort(positions, kind="stable")
     wanted = np.searchsorted(positions[order], [val_fraction, val_fraction + test_fraction])
     most = len(keys) - MIN_TRAIN_CLIPS
-    end_validation = int(np.clip(wanted[0], 1, most - int(wants_test)))
+    end_validation = int(np.clip(wanted[0], MIN_VALIDATION_CLIPS, most - int(wants_test)))
     end_test = end_validation
     if wants_test:
         end_test = int(np.clip(wanted[1], end_validation + 1, most))

@@ -3,7 +3,7 @@
 Decides: scores come without intervals here (those belong to the final evaluation). Where there are
 fewer validation clips than the 10 that mAP@10 looks at, the first N places are all there is, so
 mAP@N stands in for it, under its own name, and training says so; a recall that always is 1 cannot
-choose an epoch and is refused.
+choose an epoch and is refused, and so is a single clip.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from e2i.retrieval.metrics import mean_average_precision_at_k
 from e2i.retrieval.similarity import CosineSimilarity
 from e2i.training.batches import DistinctClipBatches
 from e2i.training.config import TrainingConfig
+from e2i.training.holdout import MIN_VALIDATION_CLIPS
 from e2i.training.pairs import PairTensors
 from e2i.training.project import project
 
@@ -53,6 +54,46 @@ def chosen_by(metric: str, scores: Mapping[str, float]) -> str:
     return next((name for name in scores if shorter.fullmatch(name)), metric)
 
 
+def places_that_choose(metric: str, num_clips: int, num_captions: int) -> int | None:
+    """How many places of a ranking choose the epoch where the metric asks for more of them.
+
+    Args:
+        metric: the selection metric.
+        num_clips: of validation.
+        num_captions: of validation.
+
+    Returns:
+        The number of candidates, where they are fewer than mAP looks at; None where the metric is
+        taken as it is.
+
+    Raises:
+        ConfigError: the metric says nothing on so few clips.
+    """
+    if num_clips < MIN_VALIDATION_CLIPS:
+        message = (
+            f"one clip cannot choose an epoch: got {num_clips} validation clip, which is always "
+            f"ranked first, expected at least {MIN_VALIDATION_CLIPS}. Give more validation clips."
+        )
+        raise ConfigError(message)
+    cutoff = _cutoff(metric)
+    candidates = num_clips if metric.startswith("text_to_audio") else num_captions
+    if cutoff is None or candidates > cutoff:
+        return None
+    if "mAP" in metric:
+        return candidates if candidates < cutoff else None
+    message = (
+        f"{metric} cannot choose an epoch: got {candidates} validation candidates, of which the "
+        f"first {cutoff} are always right, expected more than {cutoff}. "
+        "Use --selection-metric text_to_audio_mAP@10."
+    )
+    raise ConfigError(message)
+
+
+def _cutoff(metric: str) -> int | None:
+    _, _, cutoff = metric.partition("@")
+    return int(cutoff) if cutoff else None
+
+
 class Validation:
     """Scores heads on the validation clips, the same way after every epoch."""
 
@@ -65,33 +106,16 @@ class Validation:
         self._pairs = pairs
         self._metric = config.selection_metric
         self.notes: tuple[str, ...] = ()
-        self._cut_map_at: int | None = None
+        self._cut_map_at = places_that_choose(self._metric, len(pairs.audio), len(pairs.text))
+        if self._cut_map_at is not None:
+            places = self._cut_map_at
+            self.notes = (
+                f"{self._metric} needs {_cutoff(self._metric)} candidates and validation has "
+                f"{places}: the epoch is chosen by mAP@{places} instead.",
+            )
         batches = DistinctClipBatches(pairs.pair_clip.cpu(), config.batch_size)
         plan = batches.epoch(seeded_generator(config.seed, "validation batches"))
         self._plan = plan.to(pairs.audio.device)
-        self._check_candidates()
-
-    def _check_candidates(self) -> None:
-        direction, _, name = self._metric.partition("_to_")
-        measure, _, cutoff = name.partition("@")
-        if not cutoff:
-            return
-        sides = {"text": self._pairs.audio, "audio": self._pairs.text}
-        candidates, k = len(sides[direction]), int(cutoff)
-        if measure.endswith("mAP"):
-            if candidates < k:
-                self._cut_map_at = candidates
-                self.notes = (
-                    f"{self._metric} needs {k} candidates and validation has {candidates}: the "
-                    f"epoch is chosen by mAP@{candidates} instead.",
-                )
-        elif candidates <= k:
-            message = (
-                f"{self._metric} cannot choose an epoch: got {candidates} validation candidates, "
-                f"of which the first {k} are always right, expected more than {k}. "
-                "Use --selection-metric text_to_audio_mAP@10."
-            )
-            raise ConfigError(message)
 
     def scores(self, heads: ProjectionHeads) -> dict[str, float]:
         """All retrieval metrics of the validation clips, and `val_loss`, by name."""

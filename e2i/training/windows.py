@@ -148,7 +148,8 @@ def _shares(
 def _require_stored_means(windows: ClipWindows, cache: CachedEmbeddings) -> None:
     stored = cache.audio.astype(np.float64)
     off = np.linalg.norm(windows.means() - stored, axis=1)
-    far = np.flatnonzero(off > _FARTHEST * np.linalg.norm(stored, axis=1))
+    near = off <= _FARTHEST * np.linalg.norm(stored, axis=1)
+    far = np.flatnonzero(~near)  # what is no number is not near
     if len(far):
         message = (
             "the windows of a clip do not average to its embedding: got a mean that is off by "

@@ -24,6 +24,8 @@ class _Client:
     def read_block_document_by_name(self, *, name: str, block_type_slug: str) -> Any:
         if (block_type_slug, name) == ("slack-webhook", "team"):
             return SimpleNamespace(id=BLOCK_ID)
+        assert block_type_slug
+        assert name, "the server is asked for no block without a name"
         raise ObjectNotFound(http_exc=httpx.HTTPError("404"))
 
 
@@ -56,4 +58,9 @@ def test_it_tells_by_the_block_named_and_refuses_one_that_is_not_there(
     assert action.block_document_id == BLOCK_ID
     monkeypatch.setenv(BLOCK_VARIABLE, "slack-webhook/other")
     with pytest.raises(SystemExit, match="names a block that is not there: got 'slack-webhook/oth"):
+        built()
+    monkeypatch.setenv(BLOCK_VARIABLE, "team")
+    with pytest.raises(
+        SystemExit, match="names a block that is not there: got 'team', expected <ty"
+    ):
         built()

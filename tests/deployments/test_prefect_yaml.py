@@ -12,8 +12,8 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 
 from deployments.registered import CHECKOUT, Declared, declared_in, parameter_faults
-from flows.command_line import COMMANDS
 from flows.command_options import _LOCATIONS
+from flows.commands import COMMANDS
 from flows.server_watch import CLIENT_SETTINGS
 
 PATH = CHECKOUT / "prefect.yaml"
@@ -31,6 +31,15 @@ def _content() -> dict[str, Any]:
 CONTENT = _content()
 BY_NAME = {one["name"]: one for one in CONTENT["deployments"]}
 DECLARED = {one.name: one for one in declared_in(PATH)}
+
+
+def test_no_two_deployments_do_the_same() -> None:
+    told = ("name", "description", "tags")
+    content = [
+        json.dumps({key: value for key, value in one.items() if key not in told}, sort_keys=True)
+        for one in CONTENT["deployments"]
+    ]
+    assert len(set(content)) == len(content) == len(BY_NAME)
 
 
 @pytest.mark.parametrize("name", BY_NAME)

@@ -26,7 +26,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> Stored:
         api_url = "http://me:pass@127.0.0.1:4200/api"
 
     monkeypatch.setattr(blocks_command, "read_setup", lambda environ, folder: Setup)
-    monkeypatch.setattr(blocks_command, "check_server", lambda url: None)
+    monkeypatch.setattr(blocks_command, "check_server", lambda *_: None)
     monkeypatch.setattr(
         tasks.credentials,
         "store_block",

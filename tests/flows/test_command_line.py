@@ -12,7 +12,7 @@ import pytest
 from e2i.configuration import Configuration
 from e2i.errors import E2IError
 from flows import command_options, execution, parameters, preflight
-from flows.command_line import COMMANDS
+from flows.commands import COMMANDS
 
 PROGRAM = str(Path(sys.executable).with_name("e2i"))
 

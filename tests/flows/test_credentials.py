@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2i.datasets.config import MetadataConfig
+from e2i.encoders.config import EncodersConfig
 from e2i.errors import ConfigError
 from flows.caching import cache_embeddings, cache_images
 from flows.credentials import refuse_credentials
@@ -27,6 +28,14 @@ STEP = "Take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or A
             "source.audio_root",
             "s3",
         ),
+        (
+            {"encoders": EncodersConfig(audio_encoder=f"checkpoint:s3://KEY:{SECRET}@bucket/a")},
+            "encoders.audio_encoder",
+            "s3",
+        ),
+        ({"source": {"metadata": "https://hunter2@host/a.csv"}}, "source.metadata", "https"),
+        ({"a": "https://host/a.pt?X-Amz-Date=1&X-Amz-Signature=hunter2"}, "a", "https"),
+        ({"a": "https://host/a.pt?sv=1&sig=hunter2"}, "a", "https"),
     ],
 )
 def test_they_are_refused_and_not_shown(
@@ -47,6 +56,8 @@ def test_they_are_refused_and_not_shown(
         "s3://bucket/a:b@c",
         "s3://arn:aws:s3:eu-west-1:123:accesspoint/mine/a@b",
         "http://127.0.0.1:8333/a:b@c",
+        "https://host/a key=b/@c.csv",
+        "checkpoint:s3://bucket/a:b@c",
         "hf://datasets/owner/name@main/a",
         "/data/a:b@c",
         "memory://a",

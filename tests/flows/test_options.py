@@ -20,8 +20,8 @@ from original_options import ABSENT, DEPARTURES, NOT_STATED, ORIGINAL, default_o
 
 from e2i.datasets.config import MetadataConfig
 from flows.caching import default_cache_url
-from flows.command_line import COMMANDS
 from flows.command_options import parse_options
+from flows.commands import COMMANDS
 
 # Each command's mandatory words, where it has any.
 MANDATORY = {

@@ -152,6 +152,12 @@ def test_what_is_damaged_fails_the_run_and_is_an_event(
     assert event["resource"]["prefect.resource.id"].startswith("prefect.flow-run.")
     assert event["payload"]["outcome"] == "damaged"
     assert "not what was published" in event["payload"]["message"]
+    events.clear()
+    copy.unlink()
+    assert "the published checkpoint cannot be read: got no " in store.reevaluate(code=1).err
+    (event,) = [one for one in events if one["event"].startswith("e2i.reevaluation.")]
+    assert event["event"] == "e2i.reevaluation.damaged"
+    assert event["payload"]["message"].endswith("or run `e2i publish --rollback`.")
 
 
 def test_drift_is_an_event_and_fails_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,11 @@ class BatchPlans:
         Raises:
             ConfigError: no batch is full, and what does not fill one is to be left out.
         """
-        self._seed, self._size, self._drop = config.seed, config.batch_size, config.drop_last
+        self._seed = config.seed
         self._pairs = len(examples.pair_clip)
         pair_clip = torch.from_numpy(examples.pair_clip)
         kind = RandomPairBatches if config.repeat_clips else DistinctClipBatches
-        self._plans = kind(pair_clip, config.batch_size)
+        self._plans = kind(pair_clip, config.batch_size, only_full=config.drop_last)
         self.notes: tuple[str, ...] = ()
         if self._plans.fits >= config.batch_size:
             return
@@ -65,11 +65,7 @@ class BatchPlans:
 
     def epoch(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, from 1."""
-        plan = self._plans.epoch(seeded_generator(self._seed, f"batches {epoch}"))
-        if not self._drop:
-            return plan
-        full = len(plan.order) // self._size
-        return EpochPlan(plan.order[: full * self._size], (self._size,) * full)
+        return self._plans.epoch(seeded_generator(self._seed, f"batches {epoch}"))
 
 
 @dataclass(frozen=True, slots=True)

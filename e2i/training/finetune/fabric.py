@@ -19,6 +19,9 @@ from e2i.device import resolve_device
 from e2i.errors import ConfigError
 from e2i.training.finetune.config import FinetuneConfig
 
+# At the import, which processes of their own do too, before Lightning tells of each of them.
+logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
 
 class MixedWithPlainInputs(MixedPrecision):
     """Mixed precision whose inputs are left as they are."""
@@ -34,7 +37,6 @@ def make_fabric(config: FinetuneConfig) -> Fabric:
     Raises:
         ConfigError: no such device, or fewer than asked for.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     device = resolve_device(config.device)
     devices: int | list[int] = config.devices
     if device.type == "cuda":

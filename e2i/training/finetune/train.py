@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import threading
-import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,7 +22,7 @@ from e2i.clips import ClipKey
 from e2i.encoders.load import passt_options, passt_weights
 from e2i.encoders.passt_architectures import DIM
 from e2i.encoders.passt_training import PasstNoise
-from e2i.errors import ConfigError, E2IError
+from e2i.errors import ConfigError
 from e2i.heads.build import build_heads
 from e2i.heads.checkpoint import Checkpoint, EpochSummary, TrainedOn
 from e2i.heads.clip_roles import ClipRoles
@@ -50,17 +45,19 @@ from e2i.training.finetune.encoders import CaptionReader, load_encoders
 from e2i.training.finetune.examples import CaptionTokens, Examples, Hearing, Listener
 from e2i.training.finetune.fabric import make_fabric
 from e2i.training.finetune.optimizer import build_optimizer
+from e2i.training.finetune.processes import OnBatch, OnEpoch, in_processes
 from e2i.training.finetune.run import FinetuneRun, Parts
 from e2i.training.finetune.scoring import Scorer, frozen_tables
 from e2i.training.finetune.step import Draws, Learner
 from e2i.training.finetune.waveforms import WaveformStore
 from e2i.training.holdout import MIN_TRAIN_CLIPS, hold_out
+from e2i.training.selection import places_that_choose
 from e2i.training.state import StateFile
 
 # What changes neither the weights nor the scores, or only where the work is done.
 _NOT_IN_FINGERPRINT = {
     *("weights_dir", "audio_weights", "text_model", "num_workers", "save_every"),
-    *("devices", "preset"),
+    *("decode_timeout", "max_failures", "metric_mode", "devices", "preset"),
 }
 
 
@@ -117,10 +114,6 @@ class Finetuned:
     notes: tuple[str, ...]
 
 
-OnEpoch = Callable[[EpochRecord], None]
-OnBatch = Callable[[int], None]
-
-
 def _ignore(*_: object) -> None:
     """Told of progress by nobody who wants to know."""
 
@@ -151,15 +144,17 @@ def finetune(
     fabric = make_fabric(config)
     if config.devices == 1:
         fabric.launch()
-        return _work(fabric, inputs, config, on_epoch, on_batch)
-    return _in_processes(fabric, inputs, config, on_epoch, on_batch)
+        return _work(fabric, on_epoch, on_batch, inputs=inputs, config=config)
+    work = partial(_work, inputs=inputs, config=config)
+    return in_processes(fabric, work, on_epoch, on_batch)
 
 
 def with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
     """The same inputs with a validation part, and each clip in one part only.
 
     Raises:
-        ConfigError: clips stand in two parts, or too few are left.
+        ConfigError: clips stand in two parts, or too few are left to train on, or for the
+            selection metric to choose an epoch by.
     """
     if inputs.validation is None:
         cut = hold_out(
@@ -193,6 +188,16 @@ def with_parts_held_out(inputs: Inputs, config: FinetuneConfig) -> Inputs:
             f"too few clips to train on: got {len(inputs.train.keys)}, expected at least "
             f"{MIN_TRAIN_CLIPS}. Give more clips."
         )
+    smallest = min(BatchPlans(inputs.train, config).epoch(1).sizes)
+    if smallest < config.devices:
+        raise ConfigError(
+            f"a device would be left without a pair: got batches of {smallest} of "
+            f"{len(inputs.train.keys)} training clips for {config.devices} devices, expected at "
+            "least one pair each. Lower --devices."
+        )
+    if inputs.validation is not None:  # now, and not when an epoch has been passed
+        counts = len(inputs.validation.keys), len(inputs.validation.captions)
+        places_that_choose(config.selection_metric, *counts)
     return inputs
 
 
@@ -205,78 +210,13 @@ def batches_in_all(inputs: Inputs, config: FinetuneConfig) -> int:
     return BatchPlans(inputs.train, config).num_batches * config.epochs
 
 
-def _in_processes(
-    fabric: Fabric,
-    inputs: Inputs,
-    config: FinetuneConfig,
-    on_epoch: OnEpoch,
-    on_batch: OnBatch,
-) -> Finetuned:
-    """A process a device; the first one tells of its progress and outcome through a queue."""
-    told: Any = multiprocessing.get_context("spawn").SimpleQueue()
-    failures: list[E2IError] = []
-    outcomes: list[Finetuned] = []
-
-    def listen() -> None:
-        while (message := told.get()) is not None:
-            kind, content = message
-            if kind == "epoch":
-                on_epoch(content)
-            elif kind == "batch":
-                on_batch(content)
-            elif kind == "outcome":
-                outcomes.append(content)
-            else:
-                failures.append(content)
-
-    listener = threading.Thread(target=listen, name="e2i-finetune-progress", daemon=True)
-    listener.start()
-    try:
-        # In the function, since Lightning takes arguments and results apart and refuses some.
-        fabric.launch(partial(_work_in_process, inputs=inputs, config=config, told=told))
-    except Exception as error:
-        told.put(None)
-        listener.join()
-        if failures:
-            raise failures[0] from error
-        raise
-    told.put(None)
-    listener.join()
-    return outcomes[0]
-
-
-def _work_in_process(
-    fabric: Fabric, inputs: Inputs, config: FinetuneConfig, told: SimpleQueue[Any]
-) -> None:
-    first = fabric.global_rank == 0
-    threads = max(1, torch.get_num_threads() // config.devices)
-    torch.set_num_threads(threads)
-    # Lightning's way to gather, which is none of the user's business.
-    warnings.filterwarnings("ignore", message=r"torch\.distributed\.nn\.functional\.all_gather")
-
-    def on_epoch(record: EpochRecord) -> None:
-        if first:
-            told.put(("epoch", record))
-
-    def on_batch(count: int) -> None:
-        if first:
-            told.put(("batch", count))
-
-    try:
-        outcome = _work(fabric, inputs, config, on_epoch, on_batch)
-        if first:
-            told.put(("outcome", outcome))
-    except E2IError as error:
-        told.put(("failure", error))
-        raise
-
-
 def _work(
     fabric: Fabric,
-    inputs: Inputs,
-    config: FinetuneConfig,
     on_epoch: OnEpoch,
     on_batch: OnBatch,
+    *,
+    inputs: Inputs,
+    config: FinetuneConfig,
 ) -> Finetuned:
     """The whole training, in one process of it."""
     store = WaveformStore(inputs.waveforms, config.resampler)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from cache_world import World, memory_folder, new_world
 
@@ -116,6 +118,22 @@ class TestDamage:
         )
         world.folder.write("manifest.json", forged)
         assert "got the id '0'" in self.refused(world, entry.name, verify=False)
+
+    def test_captions_of_a_clip_that_is_not_there(self, world: World) -> None:
+        manifest, written, _ = read_manifest(world.folder)
+        entry = manifest.text.shards[0]
+        ids = pq.read_table(io.BytesIO(world.folder.read(entry.name)))["caption_id"].to_pylist()
+        stamp = ShardStamp("text", "data", "development", "f", 0, 7)
+        rows = [(caption_id, "nobody.wav", "y") for caption_id in ids]
+        data = text_shard(stamp, rows, np.zeros((len(ids), 7), np.float32))
+        world.folder.write(entry.name, data)
+        forged = written.replace(
+            f'"bytes": {entry.bytes}'.encode(), f'"bytes": {len(data)}'.encode()
+        )
+        world.folder.write("manifest.json", forged)
+        message = self.refused(world, entry.name, verify=False)
+        assert "got captions of the clip 'nobody.wav'" in message
+        assert "expected captions of clips that the manifest knows." in message
 
     def test_a_manifest_that_names_too_few(self, world: World) -> None:
         manifest, _, _ = read_manifest(world.folder)

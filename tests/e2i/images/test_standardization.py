@@ -161,3 +161,12 @@ def test_damaged_statistics_are_told_and_written_again(tmp_path, damage):
         load_embeddings(folder, "audio", IDS, STANDARD)
     assert render(folder).reused == 12
     assert load_embeddings(folder, "audio", IDS, STANDARD).shape == ROWS.shape
+
+
+def test_nothing_to_decode_is_told():
+    with pytest.raises(ImageError) as caught:
+        load_embeddings(Folder("memory://nothing-to-decode"), "audio", [], STANDARD)
+    assert str(caught.value) == (
+        "there is nothing to decode: got no ids, expected at least one. Give the ids of clips or "
+        "captions of the cache."
+    )

@@ -165,8 +165,14 @@ def test_what_is_not_sound_is_not_promoted(world: PublishedWorld) -> None:
     world.store.write("checkpoints/cut.safetensors", checkpoint_bytes(world.trained)[:-3])
     with pytest.raises(CheckpointError, match="truncated or no safetensors file"):
         publish(join_url(world.store_url, "checkpoints", "cut.safetensors"))
-    with pytest.raises(SeenClipsError):
-        publish(cache_url=join_url(world.store_url, "embeddings", "validation"))
+    seen = join_url(world.store_url, "embeddings", "validation")
+    with pytest.raises(SeenClipsError) as refused:
+        publish(cache_url=seen)
+    assert str(refused.value) == (
+        "nothing is published by scores on clips that were trained or selected on: got "
+        f"{seen} for {good}, expected a cache that it has not seen. Give another one as "
+        "--cache-dir."
+    )
     shard = world.store.files("embeddings/development/audio")[0]
     data = bytearray(world.store.read(shard.name))
     data[len(data) // 2] ^= 1

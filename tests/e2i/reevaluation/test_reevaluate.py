@@ -12,7 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from e2i.errors import ReportError, ReportNotFoundError, StaleWriteError
+from e2i.errors import (
+    CheckpointError,
+    PublishError,
+    ReportError,
+    ReportNotFoundError,
+    StaleWriteError,
+)
 from e2i.heads.checkpoint import checkpoint_bytes
 from e2i.publishing.published import read_published
 from e2i.reevaluation.config import ReevaluationConfig
@@ -166,6 +172,34 @@ def test_a_published_file_that_was_overwritten_is_scored_and_never_accepted(
     assert f"{FIRST} fell by " in found.notes[0]
 
 
+def test_a_published_file_that_cannot_be_read_is_told_with_the_way_back(
+    world: PublishedWorld,
+) -> None:
+    promotion = read_published(world.store).current
+    name, url = f"{promotion.folder}/checkpoint.safetensors", promotion.checkpoint.url
+    rest = (
+        f"expected sha256 {promotion.checkpoint.sha256} as it was published. Publish it again, or "
+        "run `e2i publish --rollback`."
+    )
+    world.store.write(name, world.store.read(name)[:-3])
+    with pytest.raises(PublishError) as cut:
+        again(world)
+    assert str(cut.value).startswith("the published checkpoint cannot be read: got sha256 ")
+    assert str(cut.value).endswith(f" of {url}, {rest}")
+    world.store.delete(name)
+    with pytest.raises(PublishError) as gone:
+        again(world)
+    assert str(gone.value) == f"the published checkpoint cannot be read: got no {url}, {rest}"
+
+
+def test_a_published_file_of_another_version_is_called_that(
+    world: PublishedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("e2i.heads.checkpoint.SCHEMA_VERSION", 2)
+    with pytest.raises(CheckpointError, match="written by another version of e2i"):
+        again(world)
+
+
 def test_a_sample_anew_is_what_is_stored(world: PublishedWorld) -> None:
     found = drifted(world)
     assert (found.clips, found.captions, found.moved) == (40, 80, ())
@@ -197,7 +231,8 @@ def test_code_that_embeds_otherwise_shows_by_name(
     assert result.notes[0] == "Embeddings moved, and so the result stays with the former."
     assert result.notes[1] == (
         f"Of 40 clips and 80 captions embedded anew 1 moved: {clip_id} (the same recording is "
-        "embedded otherwise)."
+        "embedded otherwise). Where that is meant, `e2i cache-embeddings --force` embeds the cache "
+        "anew."
     )
     record = read_scores(world.store.folder("reports"), "2026-11-26.json")
     assert record.content["reevaluation"]["drift"]["moved"][0]["id"] == clip_id
@@ -255,8 +290,8 @@ def test_a_set_that_changed_is_compared_on_what_is_common(world: PublishedWorld)
     assert (changes.new_clips, changes.gone_clips) == (30, 1)
     assert (changes.changed_recordings, changes.changed_captions) == (1, 1)
     assert found.notes[1] == (
-        "The evaluation set changed since 2026-11-26.json: 30 clips are new, 1 gone, 1 have "
-        "another recording, 1 captions are others. Compared are the 39 clips and 77 captions that "
+        "The evaluation set changed since 2026-11-26.json: clips that are new 30, gone 1, with "
+        "another recording 1; other captions 1. Compared are the 39 clips and 77 captions that "
         "both have."
     )
     one = comparison.differences["text_to_audio_median_rank"]

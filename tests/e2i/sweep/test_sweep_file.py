@@ -74,7 +74,22 @@ def test_the_documented_file_states_every_default() -> None:
         ("search: {lr: [3, 1]}", r"a\.yaml: search: lr is no range to draw from: got 3 to 1, exp"),
         ("search: {lr: [0, 1]}", r"lr is no range to draw from: got 0 to 1"),
         ("search: {temperature: [.nan, 1]}", r"temperature is no range to draw from: got nan to 1"),
-        ("search: {rate: [1, 2]}", r"a\.yaml: search\.rate: no such field"),
+        ("trails: 3", r"Did you mean 'trials'\?$"),
+        (
+            "unknown: 3",
+            r"no such field: got 'unknown', expected one of .*, device\. Take it out\.$",
+        ),
+        (
+            "search: {temprature: [1, 2]}",
+            r"a\.yaml: search\.temprature: no such field: got 'search\.temprature', expected one "
+            r"of lr, weight_decay, temperature, dropout\. Did you mean 'temperature'\?$",
+        ),
+        ("arms: [mpl]", r"^[^\n]*a\.yaml: arms\.0: got 'mpl', expected 'linear'[^\n]*$"),
+        (
+            "arms: [mlp]",
+            r"a\.yaml: arms: got \['mlp'\], expected at least 2 of them\. Correct it\.",
+        ),
+        ("budgets: [" + "5, " * 11 + "]", r"expected at most 10 of them\. Correct it\."),
         ("arms: [linear, cnn-128]", r"nothing to compare with: got arms linear, cnn-128, expected"),
         ("arms: [mlp, mlp]", r"arms stand twice: got mlp, mlp, expected each once"),
         ("arms: [mlp, rnn]", r"a\.yaml: arms\.1: got 'rnn', expected 'linear', 'mlp', 'mlp-deco"),

@@ -36,6 +36,20 @@ def test_each_pair_once_and_no_clip_twice_in_a_batch(counts, batch_size, seed):
 
 @settings(deadline=None, max_examples=200)
 @given(CAPTION_COUNTS, st.integers(2, 64), st.integers(0, 2**32))
+def test_full_batches_hold_no_clip_twice_either(counts, batch_size, seed):
+    pair_clip = pair_clips(counts, seed)
+    size = DistinctClipBatches(pair_clip, batch_size, only_full=True).fits
+    plan = DistinctClipBatches(pair_clip, size, only_full=True).epoch(
+        seeded_generator(seed, "batches")
+    )
+    assert plan.sizes == (size,) * (len(pair_clip) // size)
+    assert len(plan.order.unique()) == len(plan.order) == sum(plan.sizes)
+    for batch in plan:
+        assert len(pair_clip[batch].unique()) == len(batch)
+
+
+@settings(deadline=None, max_examples=200)
+@given(CAPTION_COUNTS, st.integers(2, 64), st.integers(0, 2**32))
 def test_as_few_batches_as_can_be_and_all_alike(counts, batch_size, seed):
     pair_clip = pair_clips(counts, seed)
     batches = DistinctClipBatches(pair_clip, batch_size)

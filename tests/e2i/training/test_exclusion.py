@@ -66,6 +66,8 @@ def test_a_list_that_is_not_there(tmp_path):
         (b"", "does not name clips: got columns [] in "),
         (b"clip_id,split\none.wav,x\n,y\n", "names none: got an empty clip_id in line 3 of "),
         (b"clip_id\n\xff\n", "is no text: got byte 0xff at 8 in "),
+        (b'clip_id\n"one.wav\ntwo.wav\n', "is no CSV: got unexpected end of data in "),
+        (b'clip_id\n"' + b"x" * 200_000, "is no CSV: got field larger than field limit (131072)"),
     ],
 )
 def test_what_is_no_list_is_refused(tmp_path, data, words):

@@ -96,6 +96,18 @@ def test_whole_list_by_hand(make_cache):
     assert scores["text_to_audio_mAP@4"] == pytest.approx(sum(1 / rank for rank in ranks) / 4)
 
 
+@pytest.mark.parametrize("metric", ["text_to_audio_mAP@10", "text_to_audio_R@1", "val_loss"])
+def test_one_clip_cannot_choose(make_cache, metric):
+    # It is ranked first whatever the weights, and its loss is 0: each epoch would tie the first.
+    with pytest.raises(ConfigError) as caught:
+        scores_of(make_cache(1, 5), selection_metric=metric)
+    assert str(caught.value) == (
+        "one clip cannot choose an epoch: got 1 validation clip, which is always ranked first, "
+        "expected at least 2. Give more validation clips."
+    )
+    scores_of(make_cache(2, 5), selection_metric=metric)
+
+
 def test_a_recall_that_is_always_right_cannot_choose(make_cache):
     with pytest.raises(ConfigError) as caught:
         scores_of(make_cache(10, 2), selection_metric="text_to_audio_R@10")

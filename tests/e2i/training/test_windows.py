@@ -367,3 +367,16 @@ def test_attention_has_no_way_through_pixels():
         "and input_type 'vision', whose pixels have no gradient, expected input_type 'embedding'. "
         "Leave --audio-pooling at mean."
     ) in str(caught.value)
+
+
+def test_a_window_that_is_no_number_is_refused(make_cache, monkeypatch):
+    cache = make_cache(2)
+    stored = [
+        (clip, row[None].copy()) for clip, row in zip(cache.clip_ids, cache.audio, strict=True)
+    ]
+    stored[1][1][0, 3] = np.nan
+    monkeypatch.setattr(module, "read_windows", lambda _: stored)
+    with pytest.raises(CacheError) as caught:
+        load_windows(opened(), cache)
+    message = str(caught.value)
+    assert f"got a mean that is off by nan for {cache.clip_ids[1]!r}" in message

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_world import SmallWorld
+from train_in_processes import CHANGES as OF_PROCESSES
 from train_until_killed import CHANGES
 
 from e2i.audio import load_waveform
@@ -29,7 +33,13 @@ from e2i.training.finetune.batching import BatchPlans
 from e2i.training.finetune.config import FinetuneConfig
 from e2i.training.finetune.examples import seed_of
 from e2i.training.finetune.optimizer import Schedule
-from e2i.training.finetune.train import Finetuned, Inputs, finetune, with_parts_held_out
+from e2i.training.finetune.train import (
+    Finetuned,
+    Inputs,
+    finetune,
+    run_fingerprint,
+    with_parts_held_out,
+)
 from e2i.training.pairs import Pairs
 
 NAME = "finetune"
@@ -102,6 +112,77 @@ def test_a_killed_training_goes_on_to_the_same_weights(small: SmallWorld, tmp_pa
     assert passed[0] > 0
     assert [e.train_loss for e in again.history] == [e.train_loss for e in whole.history]
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def in_two_processes(small: SmallWorld, output: Path, how: str) -> tuple[dict[str, Any], str]:
+    """What came of a training, and what was printed."""
+    here = Path(__file__).parent
+    output.mkdir()
+    done = subprocess.run(
+        [sys.executable, here / "train_in_processes.py", small.root, output, how],
+        env={**os.environ, "PYTHONPATH": f"{here}:{TESTS}:{TESTS.parent}"},
+        timeout=800,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    outcome: dict[str, Any] = json.loads((output / "outcome.json").read_text())
+    return outcome, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_train_as_one(small: SmallWorld, tmp_path: Path) -> None:
+    alone = finetune(small.inputs(tmp_path / "alone"), small.config(**OF_PROCESSES))
+    outcome, printed = in_two_processes(small, tmp_path / "two", "whole")
+    losses = [record["train_loss"] for record in outcome["history"]]
+    assert losses == pytest.approx([e.train_loss for e in alone.history], rel=1e-3)
+    assert outcome["batches"] == 2 * 5
+    assert outcome["left"] == 0
+    stored = files(tmp_path / "two")
+    assert stored.keys() - {"outcome.json"} == files(tmp_path / "alone").keys()
+    for noise in ("distributed", "Grad strides"):  # Lightning's and torch's, about processes
+        assert noise not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_ends_a_training_ends_its_processes(small: SmallWorld, tmp_path: Path) -> None:
+    small.examples()
+    outcome, _ = in_two_processes(small, tmp_path / "two", "ended")
+    assert outcome["error"] == "ToldEnoughError"
+    assert len(outcome["history"]) < 1000
+    assert outcome["left"] == 0
+
+
+def test_a_batch_has_a_pair_for_each_device(small: SmallWorld, tmp_path: Path) -> None:
+    inputs = small.inputs(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        with_parts_held_out(
+            replace(inputs, train=inputs.train.of_clips(np.arange(6))),
+            small.config(batch_size=4, devices=4),
+        )
+    assert str(caught.value) == (
+        "a device would be left without a pair: got batches of 3 of 3 training clips for 4 "
+        "devices, expected at least one pair each. Lower --devices."
+    )
+
+
+def test_limits_of_decoding_do_not_make_it_another_training(
+    small: SmallWorld, tmp_path: Path
+) -> None:
+    """A run that was killed goes on where a decoder is given more time, say."""
+    from e2i.training.finetune.encoders import load_encoders
+
+    inputs = with_parts_held_out(small.inputs(tmp_path), small.config())
+    _, reader = load_encoders(small.config())
+
+    def fingerprint_of(**changes: object) -> str:
+        return run_fingerprint(inputs, small.config(**changes), reader, torch.device("cpu"))
+
+    same = fingerprint_of(decode_timeout=5.0, max_failures=3, num_workers=1, save_every=7)
+    assert same == fingerprint_of()
+    assert fingerprint_of(seed=1) != fingerprint_of()
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -202,13 +283,12 @@ def test_what_is_frozen_stays_and_the_rest_moves(
     assert changed == moved
 
 
-def test_a_checkpoint_is_an_encoder_and_heads(
-    small: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("e2i.encoders.finetuned.COPIES", tmp_path / "copies")
+def test_a_checkpoint_is_an_encoder_and_heads(small: SmallWorld, tmp_path: Path) -> None:
     train(small, tmp_path / "out", epochs=1, normalize=True, text_pooling="first")
     url = f"checkpoint:{tmp_path}/out/{NAME}.safetensors"
-    options = EncodersConfig(audio_encoder=url, text_encoder=url, device="cpu")
+    options = EncodersConfig(
+        audio_encoder=url, text_encoder=url, device="cpu", models_dir=str(tmp_path / "models")
+    )
     audio, text = load_audio_encoder(options), load_text_encoder(options)
     checkpoint = load_checkpoint(Folder(tmp_path / "out"), f"{NAME}.safetensors")
     assert fingerprint(audio.settings) == checkpoint.record.audio_fingerprint
@@ -216,6 +296,8 @@ def test_a_checkpoint_is_an_encoder_and_heads(
     assert audio.settings["normalize"] is True
     assert text.settings["caption_form"] == "dcase2025"
     assert text.settings["max_length"] == 32
+    (unpacked,) = (tmp_path / "models" / "finetuned").iterdir()
+    assert sorted(entry.name for entry in unpacked.iterdir()) == ["audio.safetensors", "text"]
 
     weights = load_weights(tmp_path / "out" / f"{NAME}.safetensors")
     from e2i.training.finetune.encoders import load_encoders
@@ -262,6 +344,20 @@ def test_a_clip_in_two_parts_is_refused(small: SmallWorld, tmp_path: Path) -> No
         finetune(inputs, small.config())
 
 
+def test_a_metric_that_cannot_choose_is_refused_before_anything_is_trained(
+    small: SmallWorld, tmp_path: Path
+) -> None:
+    epochs: list[EpochRecord] = []
+    message = "text_to_audio_R@5 cannot choose an epoch: got 2 validation candidates"
+    with pytest.raises(ConfigError, match=message):
+        finetune(
+            small.inputs(tmp_path),
+            small.config(selection_metric="text_to_audio_R@5", audio_weights="nowhere.pt"),
+            epochs.append,
+        )
+    assert not epochs
+
+
 def test_drop_last_leaves_out_what_fills_no_batch(small: SmallWorld) -> None:
     examples = small.examples()  # 24 pairs
     config = small.config(drop_last=True, repeat_clips=True, batch_size=7)
@@ -270,6 +366,16 @@ def test_drop_last_leaves_out_what_fills_no_batch(small: SmallWorld) -> None:
     assert len(set(plan.order.tolist())) == 21
     with pytest.raises(ConfigError, match="no batch can be filled: got batch_size 25 and drop_"):
         BatchPlans(examples, small.config(drop_last=True, repeat_clips=True, batch_size=25))
+
+
+def test_drop_last_leaves_no_clip_twice_in_a_batch(small: SmallWorld) -> None:
+    examples = small.examples()  # 12 clips of two captions
+    plans = BatchPlans(examples, small.config(drop_last=True, batch_size=7))
+    for epoch in range(1, 20):
+        plan = plans.epoch(epoch)
+        assert plan.sizes == (7, 7, 7)
+        for pairs in plan:
+            assert len(set(examples.pair_clip[pairs.numpy()].tolist())) == 7
 
 
 def test_a_text_model_without_dropout_says_so(small: SmallWorld, tmp_path: Path) -> None:
