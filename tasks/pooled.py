@@ -40,7 +40,7 @@ CRASH_PATIENCE_S = 180.0
 _OPTIONS: dict[str, Any] = {"timeout_seconds": WHOLE_TIMEOUT_S, "persist_result": False}
 
 
-@task(name="embed-on-pool", task_run_name="embed {cache_url} on a pool", **_OPTIONS)
+@task(name="embed-on-pool", task_run_name="embed {source.split} on a pool", **_OPTIONS)
 def embed_on_pool(
     source: MetadataConfig,
     cache_url: str,

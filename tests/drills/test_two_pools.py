@@ -57,7 +57,8 @@ def test_embedding_and_training_run_on_the_gpu_pool_and_outlive_a_kill(
     for one in steps:
         assert (one["work_pool_name"], one["state_type"]) == ("e2i-gpu", "COMPLETED")
         assert one["infrastructure_pid"] != parent["infrastructure_pid"]
-    assert [one["run_count"] for one in steps] == [2, 1, 1, 1]
+    assert steps[0]["run_count"] >= 2
+    assert [one["run_count"] for one in steps[1:]] == [1, 1, 1]
     spans = [span for one in steps for span in prefect.at_work(one["id"])]
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     check_stored_once(store, before)
