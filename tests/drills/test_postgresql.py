@@ -14,8 +14,6 @@ from prefect_server import PrefectServer, wait
 
 from conftest import Start
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
-
 
 @pytest.fixture
 def database() -> Iterator[PostgreSQL]:
@@ -26,6 +24,8 @@ def database() -> Iterator[PostgreSQL]:
         yield database
 
 
+@pytest.mark.long
+@pytest.mark.timeout(2400)
 def test_a_killed_run_and_a_killed_server_on_postgresql(
     database: PostgreSQL, start: Start, tmp_path: Path
 ) -> None:
