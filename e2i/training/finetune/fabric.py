@@ -20,7 +20,8 @@ from e2i.errors import ConfigError
 from e2i.training.finetune.config import FinetuneConfig
 
 # At the import, which processes of their own do too, before Lightning tells of each of them.
-logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+for _name in ("lightning.fabric", "lightning.pytorch"):  # Fabric logs by the other's name too
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class MixedWithPlainInputs(MixedPrecision):
