@@ -160,8 +160,8 @@ CACHES = [
         "ids that do not join",
         cache_with(edit_rows("text", with_strangers)),
         (
-            "the cache holds nothing to use: got 12 clips and 24 captions that do not join",
-            "Embed the metadata again",
+            "a shard of the cache is damaged: got captions of the clip 'other 0' in",
+            "expected captions of clips that the manifest knows. Run `e2i cache repair`",
         ),
     ),
     Case(

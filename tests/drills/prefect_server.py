@@ -171,6 +171,11 @@ class PrefectServer:
         found = self.get(f"/deployments/name/{deployment}")
         self._post(f"/deployments/{found['id']}/pause_deployment")
 
+    def resume(self, deployment: str) -> None:
+        """Its schedule starts runs again."""
+        found = self.get(f"/deployments/name/{deployment}")
+        self._post(f"/deployments/{found['id']}/resume_deployment")
+
     def cancel_what_runs(self) -> None:
         """No run is left that holds a slot, or that a worker would begin."""
         unfinished = {"state": {"type": {"not_any_": list(FINAL)}}}

@@ -34,6 +34,23 @@ def test_server_and_deployments_are_brought_up_again_as_they_are(prefect: Prefec
     assert held() == before
 
 
+def test_a_schedule_has_runs_ahead(prefect: PrefectServer) -> None:
+    """Prefect's server plans them by itself, a while after the schedule is there."""
+    prefect.resume("e2i-reevaluate/nightly")
+    try:
+        planned = wait(
+            "runs ahead",
+            lambda: prefect.ask(
+                "/flow_runs/filter",
+                deployments={"name": {"any_": ["nightly"]}},
+                flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}},
+            ),
+        )
+    finally:
+        prefect.pause("e2i-reevaluate/nightly")
+    assert all("T03:00:00" in run["expected_start_time"] for run in planned)
+
+
 def test_the_demo_runs_on_a_worker(prefect: PrefectServer, worker: Worker) -> None:
     prefect.run("e2i/demo", soundscapes=SMALL)
     run = prefect.latest_run("demo")

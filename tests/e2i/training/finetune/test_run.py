@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from small_world import SmallWorld
-from train_in_processes import CHANGES as OF_PROCESSES
 from train_until_killed import CHANGES
 
 from e2i.audio import load_waveform
@@ -114,12 +113,18 @@ def test_a_killed_training_goes_on_to_the_same_weights(small: SmallWorld, tmp_pa
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
-def in_two_processes(small: SmallWorld, output: Path, how: str) -> tuple[dict[str, Any], str]:
+OF_PROCESSES: dict[str, object] = {"text_dropout": 0.0, "dropout": 0.0, "epochs": 2}
+
+
+def in_two_processes(
+    small: SmallWorld, output: Path, how: str, epochs: int
+) -> tuple[dict[str, Any], str]:
     """What came of a training, and what was printed."""
     here = Path(__file__).parent
     output.mkdir()
+    changes = json.dumps({**OF_PROCESSES, "devices": 2, "epochs": epochs})
     done = subprocess.run(
-        [sys.executable, here / "train_in_processes.py", small.root, output, how],
+        [sys.executable, here / "train_in_processes.py", small.root, output, how, changes],
         env={**os.environ, "PYTHONPATH": f"{here}:{TESTS}:{TESTS.parent}"},
         timeout=800,
         check=True,
@@ -134,7 +139,7 @@ def in_two_processes(small: SmallWorld, output: Path, how: str) -> tuple[dict[st
 @pytest.mark.timeout(900)
 def test_two_processes_train_as_one(small: SmallWorld, tmp_path: Path) -> None:
     alone = finetune(small.inputs(tmp_path / "alone"), small.config(**OF_PROCESSES))
-    outcome, printed = in_two_processes(small, tmp_path / "two", "whole")
+    outcome, printed = in_two_processes(small, tmp_path / "two", "whole", 2)
     losses = [record["train_loss"] for record in outcome["history"]]
     assert losses == pytest.approx([e.train_loss for e in alone.history], rel=1e-3)
     assert outcome["batches"] == 2 * 5
@@ -149,7 +154,7 @@ def test_two_processes_train_as_one(small: SmallWorld, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_what_ends_a_training_ends_its_processes(small: SmallWorld, tmp_path: Path) -> None:
     small.examples()
-    outcome, _ = in_two_processes(small, tmp_path / "two", "ended")
+    outcome, _ = in_two_processes(small, tmp_path / "two", "ended", 1000)
     assert outcome["error"] == "ToldEnoughError"
     assert len(outcome["history"]) < 1000
     assert outcome["left"] == 0

@@ -1,6 +1,6 @@
 """A training in two processes, whole or ended by whoever is told of its progress.
 
-python train_in_processes.py ROOT OUTPUT whole|ended
+python train_in_processes.py ROOT OUTPUT whole|ended OPTIONS
 
 It writes what came of it to OUTPUT/outcome.json, and how many processes are left.
 """
@@ -19,8 +19,6 @@ from small_world import SmallWorld, shrink_architectures
 from e2i.training.epochs import EpochRecord
 from e2i.training.finetune.train import finetune
 
-CHANGES: dict[str, object] = {"text_dropout": 0.0, "dropout": 0.0, "epochs": 2}
-
 shrink_architectures()  # in each process: they all begin by importing this
 
 
@@ -29,7 +27,7 @@ class ToldEnoughError(Exception):
 
 
 def main() -> None:
-    root, output, how = sys.argv[1:]
+    root, output, how, options = sys.argv[1:]
     torch.set_num_threads(1)
     small = SmallWorld(Path(root))
     told: list[EpochRecord] = []
@@ -40,8 +38,7 @@ def main() -> None:
         if how == "ended":
             raise ToldEnoughError
 
-    epochs = 1000 if how == "ended" else CHANGES["epochs"]
-    config = small.config(**{**CHANGES, "devices": 2, "epochs": epochs})
+    config = small.config(**json.loads(options))
     error = ""
     try:
         finetune(small.inputs(Path(output)), config, on_epoch, batches.append)
