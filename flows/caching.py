@@ -125,7 +125,7 @@ def cache_embeddings(
     cache_url = cache_dir or default_cache_url(source)
     places = (source.metadata or "", source.audio_root or "", cache_url)
     with chunk_runner(runner, *places), RunMirror(cache_url, hub) as mirror:
-        record.add(embed_split(source, cache_url, encoders, cache, mirror))
+        record.add_embedded(embed_split(source, cache_url, encoders, cache, mirror), cache_url)
         record.locations["cache"] = cache_url
         if with_images:
             _add_images(record, cache_url, images, mirror)

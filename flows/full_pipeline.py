@@ -123,9 +123,10 @@ def full_pipeline(
             source = MetadataConfig(metadata=clotho_metadata_url(data_url, split), split=split)
             cache_url = layout.cache_url(split)
             if on_pools:
-                record.add(embed_on_pool(source, cache_url, encoders, cache, runner))
+                counts = embed_on_pool(source, cache_url, encoders, cache, runner)
             else:
-                record.add(embed_split(source, cache_url, encoders, cache))
+                counts = embed_split(source, cache_url, encoders, cache)
+            record.add_embedded(counts, cache_url)
         for split in SPLITS:  # once all are there: one's images may need another's statistics
             record.add(render_cache(layout.cache_url(split), images))
     development, evaluation_cache = layout.cache_url("development"), layout.cache_url("evaluation")

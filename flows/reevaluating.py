@@ -61,7 +61,8 @@ def reevaluate(
     record = RunRecord()
     target = find_published(store_url, source, encoders, cache)
     record.locations["cache"] = target.cache_url
-    record.add(embed_split(target.source, target.cache_url, target.encoders, target.cache))
+    counts = embed_split(target.source, target.cache_url, target.encoders, target.cache)
+    record.add_embedded(counts, target.cache_url)
     drift = look_for_drift(target, reevaluation)
     record.add({"drawn": drift.clips, "moved": len(drift.moved)})
     tracking = tracking.model_copy(update={"log_dir": tracking.log_dir or layout.logs_url})

@@ -46,7 +46,8 @@ def cache_repair(
     record.counts["set_aside"] = found.set_aside
     if found.to_embed:
         with chunk_runner(runner, found.source.metadata or "", cache_dir):
-            record.add(embed_split(found.source, cache_dir, found.encoders, cache))
+            counts = embed_split(found.source, cache_dir, found.encoders, cache)
+            record.add_embedded(counts, cache_dir)
     if found.faults:
         record.add(clear_cache(cache_dir))
     record.notes += found.faults or ("Nothing was wrong with the cache.",)

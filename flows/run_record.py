@@ -10,8 +10,9 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
+from e2i.cache.layout import FAILURES_NAME
 from e2i.datasets.metadata_file import dataset_named_in, split_named_in
-from e2i.store_layout import public_url, split_url
+from e2i.store_layout import join_url, public_url, split_url
 from flows.credentials import refuse_credentials
 from flows.parameters import TRAINING_CACHE
 from flows.summary import RunSummary
@@ -41,6 +42,14 @@ class RunRecord:
         """Add what one step counted."""
         for name, count in counts.items():
             self.counts[name] += count
+
+    def add_embedded(self, counts: Mapping[str, int], cache_url: str) -> None:
+        """Add what embedding into a cache counted, and say which recordings it goes without."""
+        self.add(counts)
+        if failed := counts.get("failed", 0):
+            which = f"{failed} recordings are" if failed > 1 else "1 recording is"
+            url = public_url(join_url(cache_url, FAILURES_NAME))
+            self.notes.append(f"{which} not in the cache: see {url} for names and reasons.")
 
     def summary(
         self,

@@ -7,9 +7,9 @@ Decides: W&B never asks, hangs or fails a run.
   state it cannot ask at a terminal.
 - Before going online the server is asked for any answer. Where none comes in time, or the run
   cannot be started there, it is kept offline, and where that cannot be, W&B is off.
-- All calls run in a thread of their own, with limits: starting 12 s, a step 2 s, an artifact 4 s,
-  ending 6 s. What takes longer is left behind, and so are all later calls. Importing wandb is not
-  counted.
+- All calls run in a thread of their own, with limits: starting 12 s (offline, where only this
+  machine can be slow, 60 s), a step 2 s, an artifact 4 s, ending 6 s. What takes longer is left
+  behind, and so are all later calls. Importing wandb is not counted.
 - Steps are numbered by W&B; ours are its value `step`, and the axis of its charts. So a step is
   a row of its own as soon as it is logged, and a retry goes on in the run that has its id. A run
   that is killed loses what it logged in its last second.
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import wandb
 
 START_LIMIT_S = 12.0
+OFFLINE_START_LIMIT_S = 60.0
 LOG_LIMIT_S = 2.0
 ARTIFACT_LIMIT_S = 4.0
 FINISH_LIMIT_S = 6.0
@@ -133,6 +134,7 @@ class WandbRun:
         self._labels = labels
         self._worker = Worker()
         self._run: wandb.Run | None = None
+        self._is_given_up = False
 
     def links(self) -> Mapping[str, str]:
         """The run's page, or the folder that it is kept in."""
@@ -153,7 +155,21 @@ class WandbRun:
         import wandb  # noqa: F401, PLC0415 - takes seconds, which are not wandb's fault
 
         _require_writable(self._folder)
-        self._run = self._worker.call(lambda: self._open(dict(config)), START_LIMIT_S, "start")
+        limit, other = (
+            (OFFLINE_START_LIMIT_S, "disabled")
+            if self._mode == "offline"
+            else (START_LIMIT_S, "offline")
+        )
+        try:
+            self._run = self._worker.call(
+                lambda: self._opened_in_time(dict(config)),
+                limit,
+                "start",
+                f"Use --wandb-mode {other}.",
+            )
+        except RunFailedError:
+            self._is_given_up = True
+            raise
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Log one step.
@@ -206,6 +222,13 @@ class WandbRun:
             ) from error
         finally:
             self._worker.end()
+
+    def _opened_in_time(self, config: dict[str, Any]) -> wandb.Run:
+        """The run; one that nobody waits for any more is ended, so that its id is free again."""
+        run = self._open(config)
+        if self._is_given_up:
+            run.finish(exit_code=1)
+        return run
 
     def _open(self, config: dict[str, Any]) -> wandb.Run:
         if self._mode == "online":

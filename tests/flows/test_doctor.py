@@ -113,6 +113,14 @@ def test_what_does_not_answer_in_time_is_a_problem(monkeypatch: pytest.MonkeyPat
     assert quick == fine
 
 
+def test_a_busy_machine_is_not_blamed_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_command, "LIMIT_S", 0.0)
+    monkeypatch.setattr(doctor_command, "LOCAL_LIMIT_S", 0.1)
+    (slow,) = doctor_command._side_by_side({"device": lambda: time.sleep(1) or []})
+    assert (slow.status, slow.found) == ("warning", "not looked at within 0 s")
+    assert slow.next_step == "This machine is busy or slow: call it again later."
+
+
 def test_a_check_that_breaks_is_a_problem_of_its_own() -> None:
     def breaks() -> list[doctor_command.Check]:
         raise ZeroDivisionError("oh")

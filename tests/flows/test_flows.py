@@ -204,6 +204,9 @@ def test_too_many_broken_recordings_fail_the_run_and_keep_the_rest(
     assert summary.counts["reused"] == 4
     assert summary.counts["failed"] == 2
     assert summary.counts["captions_without_clip"] == 4
+    assert summary.notes == (
+        f"2 recordings are not in the cache: see {cache_url}/failures.jsonl for names and reasons.",
+    )
 
 
 def test_train_and_evaluate_on_one_cache(tmp_path: Path, metadata: Path) -> None:

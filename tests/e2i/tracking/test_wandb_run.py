@@ -13,6 +13,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -255,15 +256,34 @@ def test_the_mode(wanted: WandbMode, variable: str, has_key: bool, mode: Mode) -
     assert choose_mode(wanted, WandbAccess(variable, has_key)) == mode
 
 
-def test_a_call_that_takes_too_long_is_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("mode", "other"), [("offline", "disabled"), ("online", "offline")])
+def test_a_start_that_takes_too_long_is_left_behind_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode, other: str
 ) -> None:
-    """As when wandb's own service hangs."""
+    """As when wandb's own service hangs; late, it would keep the id of the run."""
     monkeypatch.setattr(wandb_run, "START_LIMIT_S", 0.1)
-    run = WandbRun("offline", "e2i", run_name="n", run_id="i", folder=tmp_path, warn=pytest.fail)
-    monkeypatch.setattr(run, "_open", lambda config: time.sleep(0.5))
-    with pytest.raises(RuntimeError, match="W&B took too long to start: got no end within 0 s"):
+    monkeypatch.setattr(wandb_run, "OFFLINE_START_LIMIT_S", 0.1)
+    run = WandbRun(mode, "e2i", run_name="n", run_id="i", folder=tmp_path, warn=pytest.fail)
+    may_start, ended = threading.Event(), threading.Event()
+
+    class LateRun:
+        def finish(self, exit_code: int) -> None:
+            assert exit_code == 1
+            ended.set()
+
+    def late(config: object) -> LateRun:
+        may_start.wait(60)
+        return LateRun()
+
+    monkeypatch.setattr(run, "_open", late)
+    with pytest.raises(RuntimeError) as caught:
         run.start({})
+    assert str(caught.value) == (
+        "W&B took too long to start: got no end within 0 s, expected one. "
+        f"Use --wandb-mode {other}."
+    )
+    may_start.set()
+    assert ended.wait(60)
 
 
 def _closed_port() -> int:
