@@ -131,8 +131,8 @@ def cache_prune(parameters: CachePruneParameters) -> RunSummary:
     started = time.monotonic()
     done = prune_cache(Folder(parameters.cache_dir))
     note = (
-        f"{done.deleted} shards were deleted, {done.rewritten} written anew without {done.rows} "
-        "rows that did not count."
+        f"Shards deleted: {done.deleted}; written anew: {done.rewritten}, without {done.rows} rows "
+        "that did not count."
         if done.deleted
         else "There was nothing to delete."
     )

@@ -50,11 +50,11 @@ def download_embeddings(
     force: bool = False,
     print_stats: bool = False,
 ) -> RunSummary:
-    """Restore a cache from the Hub, or from the URL of a folder.
+    """Restore a cache from the Hub, or from another folder.
 
     Args:
         cache_dir: Folder or URL that the cache is restored to.
-        repo_id: Data set on the Hugging Face Hub, or the URL of a folder.
+        repo_id: Data set on the Hugging Face Hub, or a folder.
         subset: Folder of the cache there; default: the name of cache_dir, or else the root.
         revision: Branch, tag or commit of the data set.
         force: Replace what cache_dir holds, if that is something else.

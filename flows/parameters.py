@@ -388,14 +388,14 @@ class ReevaluateParameters(Configuration):
 
 
 class DownloadEmbeddingsParameters(Configuration):
-    """Restore a cache from the Hugging Face Hub, or from the URL of a folder."""
+    """Restore a cache from the Hugging Face Hub, or from another folder."""
 
     cache_dir: str = Field(min_length=1, description="Folder or URL that the cache is restored to.")
     repo_id: str = Field(
         DEFAULT_REPO,
         min_length=1,
-        description="Data set on the Hugging Face Hub, 'owner/name', or the URL of a folder that "
-        "caches are kept in (s3://bucket/embeddings).",
+        description="Data set on the Hugging Face Hub, 'owner/name', or the folder that caches are "
+        "kept in (s3://bucket/embeddings, /data/embeddings or ./embeddings).",
     )
     subset: str = Field(
         "",

@@ -70,7 +70,7 @@ def sweep_heads(
         checkpoint_name,
         started_at(),
     )
-    record.notes += [reported.sentence, *plan.notes]
+    record.notes += [reported.sentence, reported.about_the_scores, *plan.notes]
     record.locations |= {
         f"cache_{number}" if number > 1 else "cache": url
         for number, url in enumerate(caches, start=1)

@@ -34,6 +34,7 @@ from e2i.sweep.runs import (
     planned_trials,
     stored_result,
 )
+from e2i.sweep.wording import about_the_scores
 from e2i.tracking import names
 from e2i.tracking.config import TrackingConfig
 from e2i.tracking.tracker import tracked
@@ -97,12 +98,14 @@ class SweepReported:
 
     Attributes:
         sentence: what came out.
+        about_the_scores: whose scores `metrics` are.
         locations: `report`, `report_json` and `checkpoint`.
         metrics: scores of the best head alone.
         details: its other scores, and each arm's difference and reading.
     """
 
     sentence: str
+    about_the_scores: str
     locations: dict[str, str]
     metrics: Metrics
     details: dict[str, object]
@@ -248,6 +251,7 @@ def report_sweep(
     sweep_artifact(content.as_json())
     return SweepReported(
         sentence=content.sentence,
+        about_the_scores=about_the_scores(best.outcome, content.steps),
         locations={**locations, "checkpoint": join_url(output.url, checkpoint)},
         metrics=score_values_of(best.variants["single model"]),
         details=content.summary(),

@@ -1,4 +1,4 @@
-"""Where embeddings are downloaded from: a data set of the Hub, or the URL of a folder.
+"""Where embeddings are downloaded from: a data set of the Hub, or a folder.
 
 Conventions: `--subset` names the folder of the cache there. Without it, that is the name of the
 cache folder here, as the original has it, or else the root.
@@ -7,6 +7,7 @@ cache folder here, as the original has it, or else the root.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 from e2i.cache.layout import HEADER_NAME, SNAPSHOT_NAMES
@@ -23,23 +24,25 @@ def source_folder(repo_id: str, revision: str | None = None) -> Folder:
     """The root of what is downloaded from.
 
     Args:
-        repo_id: `owner/name` of a data set on the Hub, or the URL of a folder.
+        repo_id: `owner/name` of a data set on the Hub, the URL of a folder, or the path of a local
+            one; a relative path begins with a dot, as it could be a data set else.
         revision: branch, tag or commit of the data set.
 
     Raises:
-        ConfigError: it is neither, or a revision is given for a URL.
+        ConfigError: it is none of these, or a revision is given for a folder.
     """
-    if "://" in repo_id:
+    is_path = repo_id.startswith(("/", "./", "../", "~"))
+    if is_path or "://" in repo_id:
         if revision is not None:
             raise ConfigError(
-                f"only a data set of the Hub has revisions: got --revision {revision} for a URL, "
-                "expected 'owner/name'. Leave --revision out."
+                f"only a data set of the Hub has revisions: got --revision {revision} for a "
+                "folder, expected 'owner/name'. Leave --revision out."
             )
-        return Folder(repo_id)
+        return Folder(Path(repo_id).expanduser().absolute() if is_path else repo_id)
     if not _REPO.fullmatch(repo_id):
         raise ConfigError(
-            f"not a data set of the Hub: got {repo_id!r}, expected 'owner/name' or the URL of a "
-            "folder. Correct --repo-id."
+            f"not a data set of the Hub: got {repo_id!r}, expected 'owner/name', the URL of a "
+            "folder, or a path that begins with / or a dot. Correct --repo-id."
         )
     at = f"@{quote(revision, safe='')}" if revision else ""
     return Folder(f"hf://datasets/{repo_id}{at}")

@@ -36,6 +36,15 @@ def sentence(config: SweepConfig, outcomes: Sequence[ArmOutcome]) -> str:
     return "; ".join(clauses) + "."
 
 
+def about_the_scores(best: ArmOutcome, steps: int) -> str:
+    """Whose scores are shown where only those of one head are."""
+    return (
+        f"The scores are those of the best head by validation: {ARM_WORDS[best.arm]} of "
+        f"{best.matched.parameters:,} parameters, the better one of its seeds by validation, after "
+        f"{steps:,} steps."
+    )
+
+
 def _named(outcomes: Sequence[ArmOutcome], reading: str) -> str:
     """The arms that came out so, with their differences; with budgets where not all did."""
     found = {}

@@ -101,15 +101,30 @@ def test_what_is_not_there_is_told_with_what_is(mirrored: World) -> None:
         find_cache("me/nothing", None, "", "x")
 
 
-@pytest.mark.parametrize("repo_id", ["sounds", "a/b/c", "/x", ""])
+@pytest.mark.parametrize("repo_id", ["sounds", "a/b/c", ".x", ""])
 def test_what_is_no_data_set_is_refused(repo_id: str) -> None:
-    with pytest.raises(ConfigError, match="expected 'owner/name' or the URL of a folder"):
+    with pytest.raises(ConfigError, match="expected 'owner/name', the URL of a folder, or a path"):
         source_folder(repo_id)
 
 
-def test_a_revision_of_a_url_is_refused() -> None:
+def test_a_local_folder_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wanted = Folder(tmp_path / "caches").url
+    for path in (
+        str(tmp_path / "caches"),
+        "./caches",
+        "../" + tmp_path.name + "/caches",
+        "~/caches",
+    ):
+        assert source_folder(path).url == wanted
+
+
+def test_a_revision_of_a_folder_is_refused() -> None:
     with pytest.raises(ConfigError, match="only a data set of the Hub has revisions"):
         source_folder("memory://x", "main")
+    with pytest.raises(ConfigError, match="got --revision main for a folder"):
+        source_folder("/x", "main")
     assert source_folder("a/b", "refs/pr/1").url == "hf://datasets/a/b@refs%2Fpr%2F1"
 
 

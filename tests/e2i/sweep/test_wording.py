@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from e2i.sweep.config import SweepConfig
-from e2i.sweep.wording import points, sentence
+from e2i.sweep.wording import about_the_scores, points, sentence
 
 
 @dataclass
@@ -55,3 +56,11 @@ def test_what_beats_the_mlp_comes_first() -> None:
 
 def test_points_have_a_sign() -> None:
     assert [points(value) for value in (0.0123, -0.5, 0.0)] == ["+1.2", "\u221250.0", "+0.0"]
+
+
+def test_the_scores_say_whose_they_are() -> None:
+    best = SimpleNamespace(arm="linear", matched=SimpleNamespace(parameters=49216))
+    assert about_the_scores(best, 395) == (  # type: ignore[arg-type]
+        "The scores are those of the best head by validation: linear of 49,216 parameters, the "
+        "better one of its seeds by validation, after 395 steps."
+    )
