@@ -412,16 +412,19 @@ class DownloadEmbeddingsParameters(Configuration):
     )
 
 
+_CACHE = "Folder or URL of the cache; first behind the command it needs no `--cache-dir` before it."
+
+
 class CacheInfoParameters(Configuration):
     """What a cache holds."""
 
-    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    cache_dir: str = Field(min_length=1, description=_CACHE)
 
 
 class CacheVerifyParameters(Configuration):
     """Check every shard of a cache against its manifest; exit code 1 if anything is wrong."""
 
-    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    cache_dir: str = Field(min_length=1, description=_CACHE)
 
 
 class CacheRepairParameters(Configuration):
@@ -430,7 +433,7 @@ class CacheRepairParameters(Configuration):
     Metadata and encoders are those that the cache has on record, unless they are given.
     """
 
-    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    cache_dir: str = Field(min_length=1, description=_CACHE)
     source: Annotated[MetadataConfig, _Bare] = MetadataConfig()
     encoders: Annotated[EncodersConfig, _Bare] = EncodersConfig()
     cache: Annotated[CacheConfig, _Bare] = CacheConfig()
@@ -440,10 +443,10 @@ class CacheRepairParameters(Configuration):
 class CacheCompactParameters(Configuration):
     """Merge a cache's small shards under a new manifest, while readers go on."""
 
-    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    cache_dir: str = Field(min_length=1, description=_CACHE)
 
 
 class CachePruneParameters(Configuration):
     """Delete the shards and rows that a cache's manifest does not count."""
 
-    cache_dir: str = Field(min_length=1, description="Folder or URL of the cache.")
+    cache_dir: str = Field(min_length=1, description=_CACHE)
