@@ -12,7 +12,7 @@ from e2i.cache.reader import open_cache
 from e2i.datasets.config import MetadataConfig
 from e2i.datasets.tabular import read_metadata
 from e2i.errors import E2IError, is_transient
-from e2i.heads.checkpoint import load_checkpoint
+from e2i.heads.checkpoint import load_checkpoint_and_digest
 from e2i.report import html
 from e2i.report.config import ReportConfig
 from e2i.report.content import ReportOrigin, ScoredModel, report_content
@@ -70,7 +70,7 @@ def write_report(
     extras = Extras(
         relevance=relevance_of(evaluation), failed_clips=frozenset(cache.manifest.audio.failed)
     )
-    with Stage("write report", len(models), "models") as stage:
+    with Stage("write report", len(models), "models" if len(models) > 1 else "model") as stage:
         scored = [
             _scored(
                 model,
@@ -110,11 +110,12 @@ def _scored(
     allow_seen: bool,
 ) -> ScoredModel:
     """A model's scores, made anew: what tasks hand on is too small to hold them."""
-    checkpoint, location = None, ""
+    checkpoint, location, digest = None, "", ""
     if model.checkpoint_url != NO_CHECKPOINT:
         folder_url, name = split_url(model.checkpoint_url)
         folder = Folder(folder_url)
-        checkpoint, location = load_checkpoint(folder, name), join_url(folder.url, name)
+        checkpoint, digest = load_checkpoint_and_digest(folder, name)
+        location = join_url(folder.url, name)
     result = evaluate_checkpoint(
         checkpoint,
         cache,
@@ -124,7 +125,7 @@ def _scored(
         load_windows=load_windows,
         extras=extras,
     )
-    return ScoredModel(model.name, result, checkpoint, location)
+    return ScoredModel(model.name, result, checkpoint, location, digest)
 
 
 def _recordings_of(source: MetadataConfig) -> LoadRecording:

@@ -42,12 +42,14 @@ class ScoredModel:
         evaluation: on the report's cache.
         checkpoint: what was scored; None for the embeddings as they are.
         checkpoint_url: where it lies, without credentials; empty where there is none.
+        checkpoint_sha256: of its bytes, where known.
     """
 
     name: str
     evaluation: Evaluation
     checkpoint: Checkpoint | None = None
     checkpoint_url: str = ""
+    checkpoint_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ def report_content(
         worst=worst,
         provenance=provenance_of(
             cache,
-            [(m.name, m.checkpoint, m.checkpoint_url) for m in models],
+            [(m.name, m.checkpoint, m.checkpoint_url, m.checkpoint_sha256) for m in models],
             first,
             evaluation,
             origin.encoders or {},

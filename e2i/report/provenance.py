@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import e2i
 from e2i.cache.embeddings import CachedEmbeddings
+from e2i.code_version import code_sha256
 from e2i.encoders.protocols import Settings
 from e2i.heads.checkpoint import Checkpoint
 from e2i.retrieval.config import EvaluationConfig
@@ -17,7 +19,7 @@ Facts = Mapping[str, str]
 
 def provenance_of(
     cache: CachedEmbeddings,
-    models: Sequence[tuple[str, Checkpoint | None, str]],
+    models: Sequence[tuple[str, Checkpoint | None, str, str]],
     result: Evaluation,
     evaluation: EvaluationConfig,
     encoders: Mapping[str, Settings],
@@ -26,7 +28,8 @@ def provenance_of(
 
     Args:
         cache: that was evaluated.
-        models: name, checkpoint (None for the embeddings as they are) and its location.
+        models: name, checkpoint (None for the embeddings as they are), its location, and the
+            sha256 of its bytes where known.
         result: of the first model; clips and captions are the same for all.
         evaluation: how they were evaluated.
         encoders: the settings behind the fingerprints, by side (`audio`, `text`), where known.
@@ -52,9 +55,10 @@ def provenance_of(
             **_plain(encoders.get("text", {})),
         },
     }
-    for name, checkpoint, url in models:
-        groups[f"Model {name}"] = _model_facts(checkpoint, url)
+    for name, checkpoint, url, sha256 in models:
+        groups[f"Model {name}"] = _model_facts(checkpoint, url, sha256)
     groups["Evaluation"] = {
+        "code": f"e2i {e2i.__version__}, sha256 {code_sha256()}",
         "intervals": f"95 %, bootstrap over clips, {evaluation.bootstrap_resamples:,} resamples"
         if evaluation.bootstrap_resamples
         else "none",
@@ -64,7 +68,7 @@ def provenance_of(
     return groups
 
 
-def _model_facts(checkpoint: Checkpoint | None, url: str) -> Facts:
+def _model_facts(checkpoint: Checkpoint | None, url: str, sha256: str) -> Facts:
     if checkpoint is None:
         return {"checkpoint": "none: the embeddings are compared as they are"}
     record = checkpoint.record
@@ -76,8 +80,10 @@ def _model_facts(checkpoint: Checkpoint | None, url: str) -> Facts:
     heads = record.heads.model_dump(mode="json")
     if heads.get("input_type") != "vision":
         heads = {name: value for name, value in heads.items() if not name.startswith("vision_")}
+    heads = {name: value for name, value in heads.items() if value != ""}
     return {
         "checkpoint": url or "not stored",
+        **({"checkpoint sha256": sha256} if sha256 else {}),
         "written by": f"e2i {record.e2i_version}",
         "epoch": f"{record.best_epoch} of {len(record.history)}, chosen by validation "
         f"{chosen_by(record.training.selection_metric, checkpoint.metrics)}",

@@ -82,7 +82,13 @@ def scored(checkpoint):
             "as they are": evaluate_checkpoint(None, cache, EVALUATION, device="cpu"),
         }
         return (
-            ScoredModel("MLP", found["MLP"], checkpoint, "memory://checkpoints/heads.safetensors"),
+            ScoredModel(
+                "MLP",
+                found["MLP"],
+                checkpoint,
+                "memory://checkpoints/heads.safetensors",
+                checkpoint_sha256="ab" * 32,
+            ),
             ScoredModel("as they are", found["as they are"]),
         )
 

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+import e2i
+from e2i.code_version import code_sha256
 from e2i.errors import CacheError, ConfigError
 from e2i.report.config import ReportConfig
 from e2i.report.content import ScoredModel, report_content
@@ -138,10 +140,12 @@ def test_provenance_names_data_encoders_and_weights(make_content, checkpoint):
     }
     model = facts["Model MLP"]
     assert model["checkpoint"] == "memory://checkpoints/heads.safetensors"
+    assert model["checkpoint sha256"] == "ab" * 32
     assert model["seed"] == "13"
     assert model["epoch"].startswith(f"{checkpoint.record.best_epoch} of 3, chosen by")
     assert "synthetic/development (train, 30 clips, 60 captions)" in model["caches"]
     assert not [name for name in model if name.startswith("vision")]
+    assert facts["Evaluation"]["code"] == f"e2i {e2i.__version__}, sha256 {code_sha256()}"
 
 
 def test_models_have_to_be_comparable(make_cache, scored):
