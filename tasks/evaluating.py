@@ -169,11 +169,14 @@ def evaluate(
         for artifact in _artifacts(opened, origin, locations, label):
             tracker.artifact(artifact)
     scores_artifact(metrics, cache.dataset, cache.split, result.notes, label)
-    digests = {f"{file.url} sha256": file.sha256 for file in origin.checkpoints}
+    weights: dict[str, str] = {}
+    for number, file in enumerate(origin.checkpoints, start=1):
+        name = f"checkpoint {number}" if len(origin.checkpoints) > 1 else "checkpoint"
+        weights |= {name: file.url, f"{name} sha256": file.sha256}
     links_artifact(
         f"eval {cache.split} {label}".strip(),
         {**locations, **tracker.links()},
-        provenance({**cache_artifact(opened).facts, **digests}),
+        provenance({**cache_artifact(opened).facts, **weights}),
     )
     return Scored(
         metrics=metrics,
