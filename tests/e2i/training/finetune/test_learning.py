@@ -116,6 +116,7 @@ def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Soundscapes:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("model_type", "head_lr"), [("baseline", 1e-3), ("vision", 3e-3)])
 def test_training_the_encoders_teaches_more_than_training_heads(
